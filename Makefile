@@ -1,0 +1,56 @@
+# Litmus needs Python >= 3.11 and make; everything else is installed into .venv from the hashed locks.
+PYTHON ?= python3
+BIN := .venv/bin
+TESTS ?= tests
+JOBS ?= 2
+
+.PHONY: demo test proof bench ui lock lint clean
+
+demo: .venv/.run  ## train on digits (ships with a dependency), track, diagnose
+	$(BIN)/litmus fit configs/digits_resnet8.yaml
+
+test: .venv/.dev lint  ## lint, type-check and run the whole suite
+	$(BIN)/python -m pytest $(TESTS) -n $(JOBS) -m "not proof"
+
+proof: .venv/.dev  ## the slow proofs that `make test` leaves out
+	$(BIN)/python -m pytest $(TESTS) -m proof
+
+bench: .venv/.dev  ## data path, training step and start-up, each beside its peer
+	$(BIN)/python scripts/bench/startup.py
+	$(BIN)/python scripts/bench/data_path.py
+	$(BIN)/python scripts/bench/step.py
+
+ui: .venv/.run  ## the MLflow UI on the embedded store, on 127.0.0.1
+	$(BIN)/litmus ui
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: .venv/.uv  ## resolve pyproject.toml anew into the two hashed locks
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header --upgrade -q -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header -c requirements.lock -q -o requirements-dev.lock
+
+clean:
+	rm -rf .venv build dist
+
+# A stamp per lock: a second `make demo` starts at once. The dev lock holds all of the other,
+# so installing it makes both stamps; installing the smaller one never removes the tools.
+.venv/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Litmus needs Python 3.11 or newer; found %s (set PYTHON=...)" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+.venv/.run: requirements.lock pyproject.toml | .venv/.uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python $(if $(wildcard .venv/.dev),requirements-dev.lock,$<)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.dev: requirements-dev.lock pyproject.toml | .venv/.uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python $<
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@ .venv/.run

@@ -1,0 +1,58 @@
+"""What a user is told when an input is refused: the key or path, the value, what is allowed, the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input.
+
+    Args:
+        where: dotted key (``optim.lr``), path or command-line argument.
+        says: what is wrong and what is allowed, in one sentence without a full stop.
+        value: what was found; ``...`` when there is none to show.
+    """
+
+    where: str
+    says: str
+    value: Any = ...
+
+    def __str__(self) -> str:
+        shown = "" if self.value is ... else f" = {_short(self.value)}"
+        return f"{self.where}{shown}: {self.says}"
+
+
+class Refused(Exception):  # noqa: N818 - named for what happened to the input
+    """Input refused before any compute. Carries every problem found, not only the first; the command line exits 2."""
+
+    def __init__(self, problems: Problem | Iterable[Problem], *, source: str = ""):
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        self.source = source
+        count = len(self.problems)
+        head = f"{source or 'input'} is refused, {count} problem{'s' * (count != 1)}:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+def refuse(where: str, says: str, value: Any = ..., *, source: str = "") -> Refused:
+    """A ``Refused`` with one problem, for ``raise refuse("data.path", "is not a folder", path)``."""
+    return Refused(Problem(where, says, value), source=source)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for a mistyped name, or the list of known names when none is near and they are few."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
+    return f"one of: {listed}"
+
+
+def _short(value: Any, width: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
