@@ -1,0 +1,199 @@
+"""From YAML files and ``a.b=c`` overrides to one checked ``RunConfig``, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from litmus.config import schema
+from litmus.config.explain import explain
+from litmus.config.schema import RunConfig, Section
+from litmus.errors import Problem, Refused, nearest, refuse
+
+MAX_BYTES = 1_000_000
+
+
+def load_config(sources: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> RunConfig:
+    """Merge YAML files left to right, then ``a.b=c`` overrides, and check the whole.
+
+    Raises:
+        Refused: with every problem of every file, override and key.
+    """
+    return parse_config(merge(sources, overrides), source=", ".join(map(str, sources)) or "config")
+
+
+def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain nested dictionary that files and overrides make together, interpolations resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    problems: list[Problem] = []
+    parts = []
+    for source in sources:
+        try:
+            parts.append(_read_yaml(Path(source)))
+        except Refused as refused:
+            problems += refused.problems
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not all(key.strip().split(".")):
+            problems.append(Problem(override, "is neither a file nor an override; overrides read a.b=c"))
+            continue
+        try:
+            parts.append(OmegaConf.from_dotlist([override]))
+        except Exception as error:  # the YAML scanner and OmegaConf's grammar each raise their own
+            problems.append(Problem(key, f"cannot be read: {str(error).splitlines()[0]}", override.partition("=")[2]))
+    if problems:
+        raise Refused(problems, source="config")
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=True) if parts else {}
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise refuse(
+            getattr(error, "full_key", None) or "config", str(error).splitlines()[0], source="config"
+        ) from error
+    return dict(merged)  # type: ignore[arg-type]  # each part was a mapping
+
+
+def parse_config(data: dict[str, Any], *, source: str = "config") -> RunConfig:
+    """Check a nested dictionary. Raises ``Refused`` with every problem at once."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise Refused([explain(item, data) for item in error.errors(include_url=False)], source=source) from None
+    except Refused as refused:
+        raise Refused(refused.problems, source=source) from None
+
+
+def _read_yaml(path: Path) -> Any:
+    """One YAML file as an OmegaConf node. Raises ``Refused`` naming the path and the reason."""
+    import yaml
+    from omegaconf import OmegaConf
+
+    name = str(path)
+    if path.is_dir():
+        raise refuse(name, "is a folder, not a config file")
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path("configs")
+        known = {str(near) for near in folder.glob("**/*.yaml")} if folder.is_dir() else set()
+        raise refuse(name, f"does not exist; {nearest(name, known)}" if known else "does not exist")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise refuse(name, f"is {size / 1e6:.0f} MB; a config has at most {MAX_BYTES / 1e6:.0f} MB")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise refuse(name, "is not text (UTF-8)") from None
+    except OSError as error:
+        raise refuse(name, f"cannot be read: {error.strerror}") from None
+    try:
+        tree: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        if tree is None:
+            raise refuse(name, "is empty")
+        if not isinstance(tree, yaml.MappingNode):
+            raise refuse(name, f"must be a mapping of sections, found a {tree.id}")
+        doubles = list(_doubled_keys(tree))
+        if doubles:
+            raise Refused([Problem(f"{name}: {key}", f"stands twice, on lines {a} and {b}") for key, a, b in doubles])
+        return OmegaConf.create(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise refuse(name, f"is not YAML: {getattr(error, 'problem', None) or error}{where}") from None
+    except RecursionError:
+        raise refuse(name, "is nested too deeply") from None
+
+
+def _doubled_keys(node: Any, prefix: str = "", above: tuple[int, ...] = ()) -> Iterable[tuple[str, int, int]]:
+    """(dotted key, first line, second line) of every key that stands twice in one mapping of a YAML tree."""
+    if id(node) in above:
+        return  # an anchor that contains itself
+    if node.id == "sequence":
+        for item in node.value:
+            yield from _doubled_keys(item, prefix, (*above, id(node)))
+    if node.id != "mapping":
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        line = key.start_mark.line + 1
+        if dotted in lines:
+            yield dotted, lines[dotted], line
+        lines.setdefault(dotted, line)
+        yield from _doubled_keys(value, f"{dotted}.", (*above, id(node)))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole resolved config as YAML; ``load_config`` of it gives an equal config."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
+
+
+def to_dict(config: BaseModel) -> dict[str, Any]:
+    """Plain nested JSON values, None and empty included; each section starts with its ``name``."""
+
+    def name_first(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        ordered = {"name": value["name"], **value} if "name" in value else value
+        return {key: name_first(inner) for key, inner in ordered.items()}
+
+    return name_first(config.model_dump(mode="json"))
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted name -> plain value; what a run logs as its parameters. Sections that are None stay as one None."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    walk("", to_dict(config))
+    return flat
+
+
+def options(section: BaseModel | None, *leave_out: str) -> dict[str, Any]:
+    """A section as keyword arguments for what it configures: every field but ``name`` and ``leave_out``."""
+    return section.model_dump(exclude={"name", *leave_out}) if section is not None else {}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of ``RunConfig`` for editors; the docstrings under the fields are its descriptions."""
+    _describe()
+    schema = RunConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _describe() -> None:
+    """Copy each field's docstring into its description. Done for the schema alone: reading sources costs start-up."""
+    import ast
+
+    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    for node in tree.body:
+        section = getattr(schema, node.name, None) if isinstance(node, ast.ClassDef) else None
+        if not isinstance(node, ast.ClassDef) or not (isinstance(section, type) and issubclass(section, Section)):
+            continue
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if (
+                isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            ):
+                for heir in [section, *_heirs(section)]:
+                    heir.model_fields[field.target.id].description = " ".join(text.value.value.split())
+    for section in [*_heirs(Section)]:
+        section.model_rebuild(force=True)
+    RunConfig.model_rebuild(force=True)
+
+
+def _heirs(section: type[Section]) -> list[type[Section]]:
+    return [heir for child in section.__subclasses__() for heir in (child, *_heirs(child))]

@@ -1,0 +1,721 @@
+"""What a run is: every key with its type, range and unit, and what must hold between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from litmus.errors import Problem, Refused, nearest
+
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu"]
+Norm = Literal["none", "batch", "group"]
+Init = Literal[
+    "normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_normal",
+    "orthogonal",
+    "lsuv",
+    "torch_default",
+]
+
+METRICS: dict[str, Literal["min", "max"]] = {
+    f"{split}/{name}": "min" for split in ("train", "train_eval", "val") for name in ("loss", "err")
+}
+"""Every metric a run can monitor, and which way is better. Errors are rates in [0, 1]."""
+
+TORCHVISION_SETS = (
+    "caltech101", "cifar10", "cifar100", "country211", "dtd", "emnist", "eurosat", "fashion_mnist", "fgvc_aircraft",
+    "flowers102", "food101", "gtsrb", "imagenette", "kmnist", "mnist", "oxford_pets", "qmnist", "rendered_sst2",
+    "semeion", "stanford_cars", "stl10", "sun397", "svhn", "usps",
+)  # fmt: skip
+TIMM_OPTIMIZERS = (
+    "adabelief", "adadelta", "adafactor", "adafactorbv", "adafactorbvc", "adamax", "adamc", "adamp", "adamuon",
+    "adan", "adanw", "adopt", "adoptc", "adoptw", "cadafactor", "cadafactorbv", "cadafactorbvc", "cadamc",
+    "cadamp", "cadamw", "cadan", "cadanw", "cadopt", "cadoptc", "cadoptw", "clamb", "clambw", "claprop", "clion",
+    "clionc", "cmars", "cnadamc", "cnadamw", "crmsproptf", "csgdc", "csgdp", "csgdw", "kron", "kronc", "kronw",
+    "lamb", "lambc", "lambcd", "lambcw", "lambw", "laprop", "lapropc", "larc", "lars", "lion", "lionc", "madgrad",
+    "madgradw", "mars", "muon", "nadam", "nadamc", "nadamuon", "nadamw", "nesterovw", "nlarc", "nlars", "nmuon",
+    "novograd", "novogradc", "novogradw", "radabelief", "radam", "radamw", "rmsproptf", "rmsproptfc",
+    "rmsproptfw", "sgdc", "sgdp", "sgdw",
+)  # fmt: skip
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused, no coercion between types, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # YAML has lists, a frozen config has tuples
+
+
+def _depth_6n_2(depth: int) -> int:
+    if depth < 8 or (depth - 2) % 6:
+        n = max(1, round((depth - 2) / 6))
+        raise ValueError(f"must be 6n + 2 (8, 14, 20, 32, 44, 56, 110, ...); the nearest is {6 * n + 2}")
+    return depth
+
+
+def _monitored(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"is not a metric of a run; {nearest(name, METRICS)}; all: {', '.join(METRICS)}")
+    return name
+
+
+def _range(low_high: tuple[float, float]) -> tuple[float, float]:
+    if low_high[0] > low_high[1]:
+        raise ValueError(f"is (low, high) with low > high: {low_high[0]} > {low_high[1]}")
+    return low_high
+
+
+Keep = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Momentum, Momentum], BeforeValidator(_tuple)]
+Depth6n2 = Annotated[int, AfterValidator(_depth_6n_2)]
+Monitor = Annotated[str, AfterValidator(_monitored)]
+PerChannel = Annotated[tuple[float, ...], BeforeValidator(_tuple), Field(min_length=1, max_length=4)]
+Range = Annotated[tuple[Positive, Positive], BeforeValidator(_tuple), AfterValidator(_range)]
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+class DataSection(Section):
+    """What every data set takes."""
+
+    root: str | None = None
+    """Folder that holds the data sets; default: the environment's LITMUS_DATA, else ``data``."""
+    batch_size: int = Field(128, ge=1)
+    """Images per optimizer step and device, before ``train.accumulate``."""
+    eval_batch_size: int = Field(512, ge=1)
+    drop_last: bool = False
+    """Leave out an incomplete last training batch."""
+    val_fraction: float = Field(0.1, ge=0, lt=1)
+    """Part of the training images held out for validation, stratified by class."""
+    num_train: int | None = Field(None, ge=1)
+    """Train on this many images only: a stratified subset, nested (100 images are among the 200)."""
+    train_eval_size: int = Field(5_000, ge=1)
+    """Training images that are also seen as validation sees them; bias is read from these."""
+    split_seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Decides the splits; apart from ``seed``, so that runs over seeds share their images."""
+    mean: PerChannel | None = None
+    """Per channel, of images in [0, 1]; default: the data set's."""
+    std: PerChannel | None = None
+    channels: Literal[1, 3] | None = None
+    """Convert the images to grey (1) or RGB (3); default: as they are."""
+
+
+class DigitsConfig(DataSection):
+    """1,797 grey 8x8 digits that ship with scikit-learn."""
+
+    name: Literal["digits"] = "digits"
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+class SyntheticConfig(DataSection):
+    """Generated images that can be learnt: for tests and benchmarks."""
+
+    name: Literal["synthetic"] = "synthetic"
+    num_images: int = Field(2_000, ge=2)
+    num_classes: int = Field(10, ge=2)
+    image_size: int = Field(32, ge=4)
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+class TorchvisionConfig(DataSection):
+    """A torchvision classification set: found locally first, else downloaded; its test set is the official one."""
+
+    name: Literal[TORCHVISION_SETS] = "cifar10"  # type: ignore[valid-type]
+    download: bool = True
+    image_size: int | None = Field(None, ge=4)
+    """Resize the short side and crop the centre to this square; default: the data set's own size."""
+    workers: int = Field(0, ge=0, le=64)
+    """Processes that decode, when the images are streamed."""
+    stream_above_gb: float = Field(8.0, ge=0)
+    """Decode while training when the decoded images would be larger than this."""
+
+
+class ImageFolderConfig(DataSection):
+    """``path/CLASS/*.png``: decoded once into a memory-mapped cache, or streamed when that would be too large."""
+
+    name: Literal["image_folder"] = "image_folder"
+    path: str
+    val_path: str | None = None
+    """A folder of its own for validation; default: cut from ``path``."""
+    test_path: str | None = None
+    image_size: int | None = Field(None, ge=4)
+    """Resize the short side and crop the centre to this square; needed when the images differ in size."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    workers: int = Field(0, ge=0, le=64)
+    stream_above_gb: float = Field(8.0, ge=0)
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class NetworkSection(Section):
+    """What every network of ours takes."""
+
+    activation: Activation = "relu"
+    norm: Norm = "batch"
+    norm_position: Literal["before", "after"] = "before"
+    """Normalise before or after each activation."""
+    norm_momentum: float = Field(0.1, gt=0, le=1)
+    """Weight of the *new* batch in the running statistics (torch's convention)."""
+    norm_eps: float = Field(1e-5, gt=0)
+    norm_groups: int = Field(8, ge=1)
+    """Groups of ``norm: group``; must divide the channels."""
+    init: Init = "he_normal"
+    init_std: float = Field(0.01, gt=0)
+    """Standard deviation for ``init: normal``."""
+    keep_prob: Keep = 1.0
+    """Probability in (0, 1] that an activation survives dropout."""
+
+
+class ConvSection(NetworkSection):
+    """He et al. 2015, sec. 4.2: a 3x3 stem, three stages of n blocks with width, 2 width, 4 width channels, a head."""
+
+    depth: Depth6n2 = 20
+    """Weighted layers, 6n + 2."""
+    width: int = Field(16, ge=1)
+    """Channels of the first stage."""
+    head_keep_prob: Keep = 1.0
+    """The same for the pooled features before the head."""
+
+
+class PlainConfig(ConvSection):
+    """The residual network without its sums."""
+
+    name: Literal["plain"] = "plain"
+    dropout: Literal["plain", "spatial"] = "plain"
+    """Single activations, or whole channels."""
+
+
+class SkipSection(ConvSection):
+    dropout: Literal["plain", "spatial", "stochastic_depth"] = "plain"
+    """Single activations, whole channels, or whole blocks (linear rule; ``keep_prob`` is the last block's)."""
+
+
+class ResidualConfig(SkipSection):
+    """He et al. 2015; ``preactivation`` gives He et al. 2016."""
+
+    name: Literal["residual"] = "residual"
+    shortcut: Literal["A", "B"] = "A"
+    """Where channels grow: A pads with zeros and has no parameters, B projects by a 1x1 convolution."""
+    preactivation: bool = False
+    zero_gamma: bool = False
+    """Start each block's last norm at zero, so that the block starts as the identity."""
+
+
+class HighwayConfig(SkipSection):
+    """A gated skip, y = T(x) H(x) + (1 - T(x)) x (Srivastava et al. 2015)."""
+
+    name: Literal["highway"] = "highway"
+    gate_bias: float = -2.0
+    """Bias of T at the start; negative lets the carry through."""
+
+
+class MLPConfig(NetworkSection):
+    """Fully connected."""
+
+    name: Literal["mlp"] = "mlp"
+    depth: int = Field(3, ge=1, le=1000)
+    """Weighted layers, the head included: 784-256-10 has depth 2."""
+    width: int | tuple[int, ...] = 256
+    """Units of each hidden layer: a number for all, or a list with one for each."""
+    norm: Norm = "none"
+    input_keep_prob: Keep = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_to_tuple(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("width"), list):
+            return {**data, "width": tuple(data["width"])}
+        return data
+
+    @model_validator(mode="after")
+    def _width_fits_depth(self) -> MLPConfig:
+        widths = self.width if isinstance(self.width, tuple) else (self.width,)
+        if min(widths, default=1) < 1:
+            raise ValueError(f"width: {self.width}: every layer needs at least 1 unit")
+        if isinstance(self.width, tuple) and len(self.width) != self.depth - 1:
+            raise ValueError(
+                f"depth {self.depth} has {self.depth - 1} hidden layers, width {list(self.width)} gives {len(self.width)}"
+            )
+        return self
+
+
+class ResidualMLPConfig(NetworkSection):
+    """Fully connected with a skip around every two hidden layers."""
+
+    name: Literal["residual_mlp"] = "residual_mlp"
+    depth: int = Field(8, ge=4, multiple_of=2, le=1000)
+    """Weighted layers, 2n + 2: the input layer, n blocks of two, the head."""
+    width: int = Field(256, ge=1)
+    norm: Norm = "none"
+    input_keep_prob: Keep = 1.0
+    zero_gamma: bool = False
+
+
+class TimmConfig(Section):
+    """Any classification network of timm, by its name there, with new weights."""
+
+    name: Literal["timm"] = "timm"
+    backbone: str = "resnet18"
+    keep_prob: Keep = 1.0
+    """Before the head."""
+    drop_path_keep_prob: Keep = 1.0
+    """Stochastic depth, where the backbone has it."""
+
+
+# --- optimisation -----------------------------------------------------------------------------------------------------
+
+
+class OptimSection(Section):
+    """What every optimizer takes."""
+
+    lr: float = Field(gt=0, le=1000)
+    """Step size; with a schedule, its peak."""
+    l2_lambda: float = Field(0.0, ge=0)
+    """lambda in J = loss + lambda / (2m) * sum ||W||^2, m = number of training images: weight decay lambda / m,
+    coupled to the gradient for sgd, momentum, nesterov, adagrad, rmsprop and adam, decoupled for adamw and timm's."""
+    l1_lambda: float = Field(0.0, ge=0)
+    """lambda_1 in J = loss + lambda_1 / m * sum |W|, by the proximal step: exact zeros."""
+    decay: Literal["weights", "all"] = "weights"
+    """What lambda acts on: weights only, or biases and norm parameters too."""
+
+
+class SGDConfig(OptimSection):
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(0.1, gt=0, le=1000)
+
+
+class MomentumConfig(OptimSection):
+    name: Literal["momentum"] = "momentum"
+    lr: float = Field(0.1, gt=0, le=1000)
+    momentum: Momentum = 0.9
+
+
+class NesterovConfig(OptimSection):
+    name: Literal["nesterov"] = "nesterov"
+    lr: float = Field(0.1, gt=0, le=1000)
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class AdagradConfig(OptimSection):
+    name: Literal["adagrad"] = "adagrad"
+    lr: float = Field(0.01, gt=0, le=1000)
+    eps: Positive = 1e-10
+
+
+class RMSpropConfig(OptimSection):
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(1e-3, gt=0, le=1000)
+    rho: Momentum = 0.99
+    """Weight of the *old* average of squared gradients."""
+    momentum: Momentum = 0.0
+    eps: Positive = 1e-8
+
+
+class AdamConfig(OptimSection):
+    name: Literal["adam"] = "adam"
+    lr: float = Field(1e-3, gt=0, le=1000)
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+class AdamWConfig(OptimSection):
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, le=1000)
+    betas: Betas = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+class TimmOptimConfig(OptimSection):
+    """One of timm's optimizers by its name there (lion, lamb, muon, ...). Options left out keep timm's default."""
+
+    name: Literal[TIMM_OPTIMIZERS]  # type: ignore[valid-type]
+    lr: float = Field(1e-3, gt=0, le=1000)
+    momentum: Momentum | None = None
+    betas: Betas | None = None
+    eps: Positive | None = None
+
+
+class ScheduleSection(Section):
+    """Durations are in the unit of the training length: epochs with ``train.epochs``, steps with ``train.steps``."""
+
+    warmup: int = Field(0, ge=0)
+    """Linear warm-up from ``warmup_factor * lr``, over this long."""
+    warmup_factor: float = Field(0.1, gt=0, le=1)
+
+
+class ConstantConfig(ScheduleSection):
+    name: Literal["constant"] = "constant"
+
+
+class StepConfig(ScheduleSection):
+    name: Literal["step"] = "step"
+    every: int = Field(30, ge=1)
+    gamma: float = Field(0.1, gt=0, le=1)
+
+
+class MultistepConfig(ScheduleSection):
+    name: Literal["multistep"] = "multistep"
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple), Field(min_length=1)]
+    gamma: float = Field(0.1, gt=0, le=1)
+
+
+class CosineConfig(ScheduleSection):
+    name: Literal["cosine"] = "cosine"
+    min_factor: float = Field(0.0, ge=0, le=1)
+    """The last rate, as a part of ``optim.lr``."""
+
+
+class OneCycleConfig(ScheduleSection):
+    """Up to ``optim.lr`` and down again, by cosines (Smith & Topin 2018)."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    peak_at: float = Field(0.3, gt=0, lt=1)
+    """Part of the training spent going up."""
+    start_factor: float = Field(0.04, gt=0, le=1)
+    final_factor: float = Field(1e-4, ge=0, le=1)
+
+
+class PlateauConfig(ScheduleSection):
+    """Multiply the rate by ``factor`` after ``patience`` validations without a better value."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(5, ge=0)
+    monitor: Monitor = "val/loss"
+
+
+class AugmentConfig(Section):
+    """Applied to training batches, on their device, in this order: geometry, colour, normalisation, erasing, mixing.
+    Each sample's parameters follow from (seed, epoch, index) alone. Everything is off by default."""
+
+    policy: Literal["none", "trivial"] = "none"
+    """``trivial``: TrivialAugment (Mueller & Hutter 2021)."""
+    hflip: Probability = 0.0
+    vflip: Probability = 0.0
+    pad_crop: int = Field(0, ge=0, le=256)
+    """Pixels of zero padding before a random crop of the original size."""
+    shift: float = Field(0.0, ge=0, le=1)
+    """Largest shift, as a fraction of the side."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Largest rotation in degrees."""
+    scale: Range | None = None
+    """(low, high) of the scale factor."""
+    shear: float = Field(0.0, ge=0, lt=90)
+    """Largest shear in degrees."""
+    brightness: float = Field(0.0, ge=0, le=10)
+    """v: factor in [max(0, 1 - v), 1 + v]; contrast and saturation likewise."""
+    contrast: float = Field(0.0, ge=0, le=10)
+    saturation: float = Field(0.0, ge=0, le=10)
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Largest change of hue, in turns."""
+    erase: Probability = 0.0
+    """Random erasing (Zhong et al. 2020)."""
+    erase_area: Annotated[tuple[Probability, Probability], BeforeValidator(_tuple), AfterValidator(_range)] = (
+        0.02,
+        0.33,
+    )
+    erase_ratio: Range = (0.3, 3.3)
+    mixup: float = Field(0.0, ge=0, le=100)
+    """alpha of Beta(alpha, alpha) (Zhang et al. 2018); 0 is off."""
+    cutmix: float = Field(0.0, ge=0, le=100)
+    """alpha of Beta(alpha, alpha) (Yun et al. 2019); 0 is off."""
+    mix_prob: Probability = 1.0
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class TrainConfig(Section):
+    epochs: int | None = Field(None, ge=1)
+    """Length in epochs, or in ``steps``, never both; with neither, 10 epochs."""
+    steps: int | None = Field(None, ge=1)
+    """Length in optimizer steps."""
+    val_every: int | None = Field(None, ge=1)
+    """Validate every so many epochs or steps (the unit of the length); default: every epoch."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    precision: Literal[32, 64, "bf16-mixed", "16-mixed"] = 32
+    deterministic: bool = True
+    """Refuse operations that differ from run to run."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are summed into one optimizer step."""
+    grad_clip: float | None = Field(None, gt=0)
+    """Largest norm of all gradients together."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    channels_last: bool = False
+    compile: bool = False
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Evaluate a moving average of the weights with this decay per step."""
+    log_every: int = Field(50, ge=1)
+    """Steps between logged training metrics."""
+    overfit_batches: int | None = Field(None, ge=1)
+    """Debug: train and validate on this many training batches, the same ones in every epoch, without augmentation."""
+    limit_batches: int | None = Field(None, ge=1)
+    """Debug: stop each epoch and each evaluation after this many batches."""
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+
+    @property
+    def unit(self) -> Literal["epochs", "steps"]:
+        return "epochs" if self.steps is None else "steps"
+
+    @property
+    def length(self) -> int:
+        """Training length in ``unit``."""
+        return self.steps or self.epochs or 10
+
+
+class PatienceConfig(Section):
+    """Stop after ``patience`` validations without a value better by ``min_delta``."""
+
+    name: Literal["patience"] = "patience"
+    monitor: Monitor = "val/loss"
+    patience: int = Field(10, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+
+class GLConfig(Section):
+    """Prechelt 1998: stop when validation loss is ``alpha`` percent above its minimum so far."""
+
+    name: Literal["gl"] = "gl"
+    alpha: float = Field(10.0, ge=0)
+
+
+class PQConfig(Section):
+    """Prechelt 1998: stop when the generalisation loss exceeds ``alpha`` times the training progress of a strip."""
+
+    name: Literal["pq"] = "pq"
+    alpha: float = Field(2.0, gt=0)
+    strip: int = Field(5, ge=2)
+
+
+class UPConfig(Section):
+    """Prechelt 1998: stop after ``s`` successive strips that end with a higher validation loss than the one before."""
+
+    name: Literal["up"] = "up"
+    s: int = Field(3, ge=1)
+    strip: int = Field(5, ge=1)
+
+
+class CheckpointConfig(Section):
+    monitor: Monitor | None = None
+    """What makes a checkpoint the best; default: early stopping's metric, else ``val/err``."""
+    evaluate: Literal["best", "last"] = "best"
+    """Which weights the run ends with: they are tested, exported and diagnosed."""
+
+
+class DiagnosisConfig(Section):
+    target_err: float = Field(0.0, ge=0, lt=1)
+    """Error that one could hope for (Bayes or human level): avoidable bias is counted from here."""
+    tolerance: float = Field(0.02, gt=0, lt=1)
+    """A gap below this is small."""
+
+
+class TrackingConfig(Section):
+    home: str = "mlruns"
+    """Folder of the embedded MLflow store and of the run directories."""
+    uri: str | None = None
+    """An MLflow server; default: the environment's MLFLOW_TRACKING_URI, else the embedded store."""
+    experiment: str | None = None
+    """Default: ``litmus/<data>``."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    system_metrics: bool = True
+    """Sample processor, memory and GPU use."""
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def names_of(member: type[Section]) -> tuple[str, ...]:
+    """The values of ``name`` that choose this member of a union."""
+    return get_args(member.model_fields["name"].annotation)
+
+
+def leaves(section: type[Section]) -> list[type[Section]]:
+    """The subclasses that have a ``name``: defining one is all it takes to make it a choice."""
+    found = [section] if "name" in section.model_fields else []
+    for subclass in section.__subclasses__():
+        found += leaves(subclass)
+    return found
+
+
+def _choice(members: Sequence[type[Section]], default: str) -> Any:
+    """One of ``members``, chosen by its ``name``; without a name, ``default``."""
+    tags = {name: member.__name__ for member in members for name in names_of(member)}
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, dict):
+            name = value.get("name", default)
+            return tags.get(name) if isinstance(name, str) else None
+        return type(value).__name__ if type(value).__name__ in tags.values() else None
+
+    tagged = tuple(Annotated[member, Tag(member.__name__)] for member in members)
+    union: Any = tagged[0]
+    for member in tagged[1:]:
+        union = union | member
+    return Annotated[union, Discriminator(tag)]
+
+
+DATA = leaves(DataSection)
+NETWORKS: list[type[Section]] = [*leaves(NetworkSection), TimmConfig]
+OPTIMIZERS = leaves(OptimSection)
+SCHEDULES = leaves(ScheduleSection)
+CRITERIA: list[type[Section]] = [GLConfig, PQConfig, UPConfig, PatienceConfig]
+CHOICES: dict[str, tuple[list[type[Section]], str]] = {
+    "data": (DATA, "digits"),
+    "model": (NETWORKS, "residual"),
+    "optim": (OPTIMIZERS, "momentum"),
+    "schedule": (SCHEDULES, "constant"),
+    "early_stopping": (CRITERIA, "gl"),
+}
+"""Sections that are one of several, chosen by ``name``, with the default name."""
+
+
+class RunConfig(Section):
+    """A whole run. Everything has a default: ``RunConfig()`` trains ResNet-20 on digits."""
+
+    name: str | None = Field(None, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What the run is called; default: ``<model>-<data>``."""
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Decides initialisation, order, augmentation and dropout (the splits are ``data.split_seed``'s)."""
+    data: _choice(*CHOICES["data"]) = DigitsConfig()  # type: ignore[valid-type]
+    model: _choice(*CHOICES["model"]) = ResidualConfig()  # type: ignore[valid-type]
+    optim: _choice(*CHOICES["optim"]) = MomentumConfig()  # type: ignore[valid-type]
+    schedule: _choice(*CHOICES["schedule"]) = ConstantConfig()  # type: ignore[valid-type]
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    early_stopping: _choice(*CHOICES["early_stopping"]) | None = None  # type: ignore[valid-type]
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> RunConfig:
+        problems = cross_check(self)
+        if problems:
+            raise Refused(problems, source="config")
+        return self
+
+    @property
+    def monitor(self) -> str:
+        """The metric that makes a checkpoint the best."""
+        if self.checkpoint.monitor:
+            return self.checkpoint.monitor
+        if self.early_stopping is None:
+            return "val/err"
+        return getattr(self.early_stopping, "monitor", "val/loss")
+
+    @property
+    def run_name(self) -> str:
+        return self.name or f"{_model_name(self.model)}-{self.data.name}"
+
+
+def _model_name(model: Any) -> str:
+    if model.name == "timm":
+        return str(model.backbone).replace("/", "-")
+    return f"{model.name}{model.depth}" if hasattr(model, "depth") else model.name
+
+
+def cross_check(config: RunConfig) -> list[Problem]:
+    """What is wrong between sections that are each right; needs neither data nor torch."""
+    found: list[Problem] = []
+    train, schedule, unit = config.train, config.schedule, config.train.unit
+    if train.epochs is not None and train.steps is not None:
+        found.append(Problem("train.steps", f"set together with train.epochs = {train.epochs}: keep one", train.steps))
+    if train.val_every is not None and train.val_every > train.length:
+        found.append(
+            Problem("train.val_every", f"no validation would ever run in {train.length} {unit}", train.val_every)
+        )
+    if schedule.warmup >= train.length:
+        found.append(
+            Problem("schedule.warmup", f"must be shorter than the training, {train.length} {unit}", schedule.warmup)
+        )
+    if isinstance(schedule, MultistepConfig):
+        if list(schedule.milestones) != sorted(set(schedule.milestones)):
+            found.append(Problem("schedule.milestones", "must rise, each once", list(schedule.milestones)))
+        if max(schedule.milestones) >= train.length:
+            found.append(
+                Problem(
+                    "schedule.milestones",
+                    f"must lie inside the training, {train.length} {unit}",
+                    list(schedule.milestones),
+                )
+            )
+    if isinstance(schedule, StepConfig) and schedule.every >= train.length:
+        found.append(
+            Problem("schedule.every", f"must be shorter than the training, {train.length} {unit}", schedule.every)
+        )
+    found += _network_problems(config.model)
+    found += _dropped(config)
+    if train.precision == "16-mixed" and train.accelerator == "cpu":
+        found.append(Problem("train.precision", "needs a GPU; on a CPU use 32 or bf16-mixed", train.precision))
+    if config.data.mean is not None and config.data.std is not None and len(config.data.mean) != len(config.data.std):
+        found.append(
+            Problem("data.std", f"needs as many values as data.mean, {len(config.data.mean)}", config.data.std)
+        )
+    if config.data.std is not None and min(config.data.std) <= 0:
+        found.append(Problem("data.std", "must be > 0", config.data.std))
+    test_fraction = getattr(config.data, "test_fraction", 0.0)
+    if getattr(config.data, "test_path", None) is None and config.data.val_fraction + test_fraction >= 1:
+        found.append(
+            Problem(
+                "data.val_fraction",
+                f"with data.test_fraction = {test_fraction} no image is left for training",
+                config.data.val_fraction,
+            )
+        )
+    if config.data.val_fraction == 0 and getattr(config.data, "val_path", None) is None:
+        found.append(Problem("data.val_fraction", "must be > 0: without validation there is no diagnosis", 0.0))
+    return found
+
+
+def _network_problems(model: Any) -> list[Problem]:
+    found = []
+    if getattr(model, "zero_gamma", False) and model.norm == "none":
+        found.append(Problem("model.zero_gamma", "needs a norm whose gamma it can set: model.norm is 'none'", True))
+    if getattr(model, "norm", None) == "group":
+        widths = model.width if isinstance(model.width, tuple) else (model.width,)
+        if any(width % model.norm_groups for width in widths):
+            found.append(Problem("model.norm_groups", f"must divide model.width = {model.width}", model.norm_groups))
+    return found
+
+
+def _dropped(config: RunConfig) -> list[Problem]:
+    """Options that would do nothing are refused, not ignored."""
+    model, augment = config.model, config.augment
+    idle = [
+        (model, "model", "init_std", "model.init = normal", getattr(model, "init", None) != "normal"),
+        (model, "model", "norm_groups", "model.norm = group", getattr(model, "norm", None) != "group"),
+        (model, "model", "norm_position", "a norm", getattr(model, "norm", None) == "none"),
+        (model, "model", "dropout", "model.keep_prob < 1", getattr(model, "keep_prob", 1) == 1),
+        (augment, "augment", "erase_area", "augment.erase > 0", augment.erase == 0),
+        (augment, "augment", "erase_ratio", "augment.erase > 0", augment.erase == 0),
+        (augment, "augment", "mix_prob", "augment.mixup or augment.cutmix > 0", augment.mixup == augment.cutmix == 0),
+    ]
+    found = []
+    for section, prefix, key, condition, without_effect in idle:
+        field = type(section).model_fields.get(key)
+        if field is not None and without_effect and getattr(section, key) != field.default:
+            found.append(Problem(f"{prefix}.{key}", f"only acts with {condition}", getattr(section, key)))
+    return found
