@@ -27,7 +27,7 @@ class Problem:
         return f"{self.where}{shown}: {self.says}"
 
 
-class Refused(Exception):  # noqa: N818 - named for what happened to the input
+class Refused(Exception):
     """Input refused before any compute. Carries every problem found, not only the first; the command line exits 2."""
 
     def __init__(self, problems: Problem | Iterable[Problem], *, source: str = ""):
@@ -46,9 +46,12 @@ def refuse(where: str, says: str, value: Any = ..., *, source: str = "") -> Refu
 def nearest(name: str, known: Iterable[str]) -> str:
     """``did you mean 'x'?`` for a mistyped name, or the list of known names when none is near and they are few."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
+    typed = str(name).lower()
+    close = difflib.get_close_matches(typed, names, n=5, cutoff=0.6)
+    swapped = [known for known in close if sorted(known.lower()) == sorted(typed)]  # two letters in the wrong order
+    close = close or [known for known in names if len(typed) > 3 and known.lower().startswith(typed[:3])]
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {(swapped or close)[0]!r}?"
     listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
     return f"one of: {listed}"
 

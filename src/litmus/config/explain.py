@@ -80,6 +80,8 @@ _WORDS = {
     "model_type": "wants a section, found {found}",
     "model_attributes_type": "wants a section, found {found}",
     "finite_number": "must be a finite number",
+    "string_too_short": "needs at least {min_length} character(s)",
+    "string_too_long": "takes at most {max_length} characters",
     "too_short": "needs at least {min_length} value(s), found {actual_length}",
     "too_long": "takes at most {max_length} value(s), found {actual_length}",
     "string_pattern_mismatch": "may hold letters, digits, '.', '_' and '-', and starts with a letter or digit",

@@ -78,7 +78,8 @@ def _read_yaml(path: Path) -> Any:
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = {str(near) for near in folder.glob("**/*.yaml")} if folder.is_dir() else set()
-        raise refuse(name, f"does not exist; {nearest(name, known)}" if known else "does not exist")
+        says = "does not exist (an override reads a.b=c)"
+        raise refuse(name, f"{says}; {nearest(name, known)}" if known else says)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

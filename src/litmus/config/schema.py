@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -75,6 +76,29 @@ def _monitored(name: str) -> str:
     if name not in METRICS:
         raise ValueError(f"is not a metric of a run; {nearest(name, METRICS)}; all: {', '.join(METRICS)}")
     return name
+
+
+def _trained(length: int) -> int:
+    if length < 1:
+        raise ValueError("must be >= 1; to evaluate a trained run use `litmus test`")
+    return length
+
+
+def _uri(uri: str) -> str:
+    scheme = uri.partition("://")[0] if "://" in uri else ""
+    if scheme not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
+        raise ValueError(
+            "wants a server (http://HOST:PORT) or a database (sqlite:///PATH/mlflow.db); "
+            "MLflow refuses file stores since 3.13: leave it out for the embedded sqlite store"
+        )
+    return uri
+
+
+def _names(tags: dict[str, str]) -> dict[str, str]:
+    for name in tags:
+        if not re.fullmatch(r"[\w./: -]{1,250}", name):
+            raise ValueError(f"tag {name!r}: may hold letters, digits, '.', '/', ':', '-', '_' and space, at most 250")
+    return tags
 
 
 def _range(low_high: tuple[float, float]) -> tuple[float, float]:
@@ -257,7 +281,7 @@ class MLPConfig(NetworkSection):
             raise ValueError(f"width: {self.width}: every layer needs at least 1 unit")
         if isinstance(self.width, tuple) and len(self.width) != self.depth - 1:
             raise ValueError(
-                f"depth {self.depth} has {self.depth - 1} hidden layers, width {list(self.width)} gives {len(self.width)}"
+                f"depth {self.depth} means {self.depth - 1} hidden widths, found {len(self.width)}: {list(self.width)}"
             )
         return self
 
@@ -449,9 +473,9 @@ class AugmentConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: int | None = Field(None, ge=1)
+    epochs: Annotated[int, AfterValidator(_trained)] | None = None
     """Length in epochs, or in ``steps``, never both; with neither, 10 epochs."""
-    steps: int | None = Field(None, ge=1)
+    steps: Annotated[int, AfterValidator(_trained)] | None = None
     """Length in optimizer steps."""
     val_every: int | None = Field(None, ge=1)
     """Validate every so many epochs or steps (the unit of the length); default: every epoch."""
@@ -470,8 +494,6 @@ class TrainConfig(Section):
     """Evaluate a moving average of the weights with this decay per step."""
     log_every: int = Field(50, ge=1)
     """Steps between logged training metrics."""
-    overfit_batches: int | None = Field(None, ge=1)
-    """Debug: train and validate on this many training batches, the same ones in every epoch, without augmentation."""
     limit_batches: int | None = Field(None, ge=1)
     """Debug: stop each epoch and each evaluation after this many batches."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
@@ -535,11 +557,11 @@ class DiagnosisConfig(Section):
 class TrackingConfig(Section):
     home: str = "mlruns"
     """Folder of the embedded MLflow store and of the run directories."""
-    uri: str | None = None
+    uri: Annotated[str, AfterValidator(_uri)] | None = None
     """An MLflow server; default: the environment's MLFLOW_TRACKING_URI, else the embedded store."""
-    experiment: str | None = None
+    experiment: str | None = Field(None, min_length=1, max_length=250)
     """Default: ``litmus/<data>``."""
-    tags: dict[str, str] = Field(default_factory=dict)
+    tags: Annotated[dict[str, str], AfterValidator(_names)] = Field(default_factory=dict)
     system_metrics: bool = True
     """Sample processor, memory and GPU use."""
 

@@ -1,0 +1,205 @@
+"""THE training step, the same for every network; and the two classifiers for people who bring their own Lightning script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.networks import build_network
+from litmus.optim import build_optimizer, build_schedule
+
+OPTIM = {"name": "momentum", "lr": 0.1}
+SCHEDULE = {"name": "constant"}
+
+
+class ImageClassifier(L.LightningModule):
+    """A network, its loss and its optimizer.
+
+    A batch is ``(images, labels, ...)``: images (B, C, H, W), normalised; labels (B,) of class indices, or (B, K) of
+    class probabilities when images were mixed. Logged at every validation, over the images since the last one:
+    ``train/loss`` and ``train/err`` (running, augmented, dropout on), ``val/*``, and ``train_eval/*`` when there is a
+    second validation loader. The loss is the data term: no weight penalty in it, and in evaluation no label smoothing.
+
+    Args:
+        network: ``(B, C, H, W) -> (B, K)`` logits.
+        optim: keyword arguments of ``litmus.optim.build_optimizer``.
+        schedule: keyword arguments of ``litmus.optim.build_schedule``, durations in epochs, or in steps when the
+            trainer has ``max_steps``.
+        label_smoothing: in [0, 1).
+        num_train: m, the number of training images, by which ``l2_lambda`` is divided; default: asked of the trainer.
+        log_every: steps between the logged ``train_step/*``, 0 for none.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optim: dict[str, Any] | None = None,
+        schedule: dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        num_train: int | None = None,
+        log_every: int = 50,
+    ):
+        super().__init__()
+        self.network = network
+        self.optim = dict(optim or OPTIM)
+        self.schedule = dict(schedule or SCHEDULE)
+        self.label_smoothing = label_smoothing
+        self.num_train = num_train
+        self.log_every = log_every
+        self.sums = {split: Sums() for split in ("train", "val", "train_eval", "test")}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images, labels = batch[0], batch[1]
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        errors = count_errors(logits, labels)
+        self.sums["train"].add(loss, errors, len(images))
+        if self.log_every and batch_idx % self.log_every == 0:
+            self._log_step(loss, errors / len(images))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, ("val", "train_eval")[dataloader_idx])
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.network(batch[0])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("train", "val", "train_eval")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+
+    def configure_optimizers(self) -> Any:
+        trainer, schedule = self.trainer, self.schedule
+        optimizer = build_optimizer(self.network, num_train=self.num_train or num_train_of(trainer), **self.optim)
+        total_steps = int(trainer.estimated_stepping_batches)
+        in_steps = trainer.max_epochs in (None, -1)
+        unit_steps = 1 if in_steps else max(1, total_steps // trainer.max_epochs)  # type: ignore[operator]
+        lr_scheduler = build_schedule(optimizer, total_steps=total_steps, unit_steps=unit_steps, **schedule)
+        return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+
+    def _evaluate(self, batch: Any, split: str) -> None:
+        images, labels = batch[0], batch[1]
+        logits = self.network(images)
+        self.sums[split].add(F.cross_entropy(logits, labels), count_errors(logits, labels), len(images))
+
+    def _log_epoch(self, *splits: str) -> None:
+        metrics = {f"{split}/{name}": value for split in splits for name, value in self.sums[split].means().items()}
+        if "val" in splits:
+            metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            metrics["train/epoch"] = float(self.current_epoch)
+        self.log_dict(metrics)
+
+    def _log_step(self, loss: Tensor, err: Tensor) -> None:
+        if self.logger is not None:  # straight to the logger: self.log at every step doubles the step of a small net
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            metrics = {"train_step/loss": loss.item(), "train_step/err": err.item(), "train_step/lr": lr}
+            self.logger.log_metrics(metrics, step=self.trainer.global_step)
+
+
+class Sums:
+    """Loss, errors and images so far, summed on the device: nothing waits for it until ``means``."""
+
+    def __init__(self) -> None:
+        self.loss: Tensor | float = 0.0
+        self.errors: Tensor | float = 0.0
+        self.images = 0
+
+    def add(self, mean_loss: Tensor, errors: Tensor, images: int) -> None:
+        self.loss = self.loss + mean_loss.detach().float() * images
+        self.errors = self.errors + errors
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        """``{"loss": ..., "err": ...}`` over the images since the last call; empty when there were none."""
+        if not self.images:
+            return {}
+        means = {"loss": float(self.loss) / self.images, "err": float(self.errors) / self.images}
+        self.__init__()  # type: ignore[misc]
+        return means
+
+
+def count_errors(logits: Tensor, labels: Tensor) -> Tensor:
+    """Images whose largest logit is not the label's class; for mixed labels (B, K), not the heavier class."""
+    target = labels if labels.ndim == 1 else labels.argmax(1)
+    return (logits.detach().argmax(1) != target).sum()
+
+
+def num_train_of(trainer: L.Trainer) -> int:
+    """m: the number of training images, from the data module or the length of the training set."""
+    info = getattr(getattr(trainer, "datamodule", None), "info", None)
+    if info is not None:
+        return int(info.num_train)
+    loader = trainer.train_dataloader
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None:
+        raise ValueError("cannot tell the number of training images, by which l2_lambda is divided: pass num_train=")
+    return len(dataset)
+
+
+class _NetworkClassifier(ImageClassifier):
+    """An ``ImageClassifier`` that builds its network from keyword arguments, so that a checkpoint can rebuild it."""
+
+    network_name: str
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        optimizer: str = "momentum",
+        lr: float = 0.1,
+        l2_lambda: float = 0.0,
+        schedule: str = "constant",
+        label_smoothing: float = 0.0,
+        num_train: int | None = None,
+        **network_options: Any,
+    ):
+        network = build_network(
+            self.network_name,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=(image_size, image_size),
+            **network_options,
+        )
+        super().__init__(
+            network,
+            optim={"name": optimizer, "lr": lr, "l2_lambda": l2_lambda},
+            schedule={"name": schedule},
+            label_smoothing=label_smoothing,
+            num_train=num_train,
+        )
+        self.save_hyperparameters()  # plain numbers and strings only: they load with weights_only=True
+
+
+class PlainClassifier(_NetworkClassifier):
+    """The plain network of He et al. 2015, sec. 4.2, ready for a Lightning ``Trainer``.
+
+    Args:
+        num_classes, in_channels, image_size: K, C and the side of the (square) images.
+        optimizer, lr, l2_lambda, schedule: names and values as in a config's ``optim`` and ``schedule``.
+        label_smoothing: in [0, 1).
+        num_train: m for ``l2_lambda``; default: asked of the trainer.
+        network_options: ``depth``, ``keep_prob``, ``norm``, ... as in a config's ``model``.
+    """
+
+    network_name = "plain"
+
+
+class ResidualClassifier(_NetworkClassifier):
+    """The residual network of He et al. 2015, sec. 4.2; arguments as ``PlainClassifier``, and ``shortcut``,
+    ``preactivation``, ``zero_gamma``."""
+
+    network_name = "residual"

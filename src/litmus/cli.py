@@ -1,0 +1,149 @@
+"""The command line. Nothing heavy is imported up here: help and refusals answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from litmus.errors import Refused, refuse
+
+app = typer.Typer(
+    name="litmus",
+    help="Train, track and diagnose image classifiers. A config is a whole run; a.b=c changes one word of it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CONFIG|a.b=c", help="Files merged left to right, then overrides.", show_default=False),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, a unique prefix of it, a run's name, or 'latest'.")
+]
+Home = Annotated[str, typer.Option(help="Folder of the embedded store and the run directories.")]
+Uri = Annotated[str | None, typer.Option(help="MLflow server; default: MLFLOW_TRACKING_URI, else the embedded store.")]
+
+
+@app.command(no_args_is_help=True)
+def fit(sources: Sources = None) -> None:
+    """Train, validate, test; ends with the verdict and the next command."""
+    config = _config(sources)
+    from litmus.experiment import run
+
+    run(config, sources=sources or [])
+
+
+@app.command()
+def check(
+    sources: Sources = None,
+    show: Annotated[bool, typer.Option("--show", help="Draw augmented training images to a PNG.")] = False,
+) -> None:
+    """Everything that can be refused before compute; trains nothing, leaves no run."""
+    config = _config(sources)
+    from litmus.commands import check_run
+
+    check_run(config, show=show)
+
+
+@app.command()
+def test(run: RunName, home: Home = "mlruns", uri: Uri = None) -> None:
+    """Evaluate a run's weights on its test set."""
+    from litmus.commands import test_run
+
+    test_run(run, home=home, uri=uri)
+
+
+@app.command()
+def lr(
+    sources: Sources = None,
+    steps: Annotated[int, typer.Option(min=10, help="Training steps of the test.")] = 200,
+    low: Annotated[float, typer.Option(help="First learning rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="Last learning rate.")] = 10.0,
+) -> None:
+    """Learning-rate range test (Smith 2017): a curve and a suggestion."""
+    config = _config(sources)
+    if not 0 < low < high:
+        raise refuse("--low", f"must be > 0 and < --high, {high:g}", low)
+    from litmus.commands import lr_range_test
+
+    lr_range_test(config, steps=steps, low=low, high=high, sources=sources or [])
+
+
+@app.command()
+def runs(
+    home: Home = "mlruns",
+    uri: Uri = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+) -> None:
+    """List runs, newest first."""
+    from litmus.commands import list_runs
+
+    list_runs(home=home, uri=uri, limit=limit)
+
+
+@app.command()
+def ui(
+    home: Home = "mlruns",
+    uri: Uri = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI on the embedded store."""
+    from litmus.tracking import ui_command
+
+    argv, env = ui_command(home, uri, host=host, port=port)
+    typer.echo(f"http://{host}:{port}  (Ctrl-C ends it)")
+    raise typer.Exit(subprocess.call(argv, env={**os.environ, **env}))
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it here; default: print it.")] = None,
+) -> None:
+    """JSON schema of a run's config, for completion in an editor."""
+    from litmus.config import json_schema
+
+    text = json.dumps(json_schema(), indent=1) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text)
+
+
+def _config(sources: list[str] | None) -> Any:
+    """Files are what has no '=' (or exists); everything else is an override."""
+    from litmus.config import load_config
+
+    given = sources or []
+    files = [source for source in given if "=" not in source or Path(source).exists()]
+    return load_config(files, [source for source in given if source not in files])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 refused input, 1 other failure, 65 non-finite, 130 interrupted."""
+    try:
+        app(args=argv, standalone_mode=True)
+    except Refused as refused:
+        sys.stderr.write(f"{refused}\n")
+        sys.exit(2)
+    except ArithmeticError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(65)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def command_line(argv: list[str] | None = None) -> str:
+    """What the user typed, as a shell would read it."""
+    return shlex.join(["litmus", *(sys.argv[1:] if argv is None else argv)])

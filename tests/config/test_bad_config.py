@@ -1,0 +1,160 @@
+"""The *Config* rows of wrong input: each is refused from the config alone, naming key, value and what is allowed."""
+
+import pytest
+
+from litmus.config import load_config
+from litmus.errors import Refused
+
+ROWS = [
+    # overrides, key, words of the message
+    ("optim.lrr=0.1", "optim.lrr", "did you mean optim.lr?"),
+    ("lr=0.1", "lr", "did you mean optim.lr?"),
+    ("modle.depth=20", "modle", "did you mean model?"),
+    ("model.name=plain model.shortcut=B", "model.shortcut", "model 'plain' has none (residual do)"),
+    ("optim.lr='1e-3'", "optim.lr", "wants a number, found text"),
+    ("seed=1.7", "seed", "wants a whole number"),
+    ("seed=true", "seed", "wants a whole number, found true/false"),
+    ("seed=-1", "seed", ">= 0 and <= 4294967295"),
+    ("seed=4294967296", "seed", ">= 0 and <= 4294967295"),
+    ("train=3", "train", "wants a section"),
+    ("model=residual", "model", "{name: residual}"),
+    ("optim.lr=0", "optim.lr", "> 0 and <= 1000"),
+    ("optim.lr=-1", "optim.lr", "> 0"),
+    ("optim.lr=.nan", "optim.lr", "finite"),
+    ("optim.lr=.inf", "optim.lr", "finite"),
+    ("optim.l2_lambda=-1", "optim.l2_lambda", ">= 0"),
+    ("optim.l1_lambda=-1", "optim.l1_lambda", ">= 0"),
+    ("optim.momentum=1.5", "optim.momentum", ">= 0 and < 1"),
+    ("optim.name=adam optim.betas=[0.9,1.0]", "optim.betas.1", "< 1"),
+    ("optim.name=adam optim.betas=[0.9]", "optim.betas.1", "is needed"),
+    ("optim.name=adma", "optim.name", "did you mean 'adam'?"),
+    ("schedule.name=cosin", "schedule.name", "did you mean 'cosine'?"),
+    ("model.keep_prob=0", "model.keep_prob", "> 0 and <= 1"),
+    ("model.keep_prob=1.5", "model.keep_prob", "> 0 and <= 1"),
+    ("model.head_keep_prob=0", "model.head_keep_prob", "> 0 and <= 1"),
+    ("model.name=mlp model.input_keep_prob=0", "model.input_keep_prob", "> 0 and <= 1"),
+    ("model.name=timm model.drop_path_keep_prob=0", "model.drop_path_keep_prob", "> 0 and <= 1"),
+    ("train.label_smoothing=1.5", "train.label_smoothing", ">= 0 and < 1"),
+    ("augment.mixup=-1", "augment.mixup", ">= 0"),
+    ("augment.cutmix=-1", "augment.cutmix", ">= 0"),
+    ("augment.erase=2", "augment.erase", ">= 0 and <= 1"),
+    ("augment.rotate=400", "augment.rotate", ">= 0 and <= 180"),
+    ("augment.scale=[1.2,0.8]", "augment.scale", "low > high: 1.2 > 0.8"),
+    ("augment.policy=trival", "augment.policy", "did you mean 'trivial'?"),
+    ("data.batch_size=0", "data.batch_size", ">= 1"),
+    ("data.batch_size=-1", "data.batch_size", ">= 1"),
+    ("data.batch_size=2.5", "data.batch_size", "wants a whole number"),
+    ("data.name=image_folder data.path=x data.workers=-1", "data.workers", ">= 0 and <= 64"),
+    ("data.name=image_folder", "data.path", "is needed"),
+    ("data.name=cifar1", "data.name", "did you mean 'cifar10'?"),
+    ("data.val_fraction=0.9", "data.val_fraction", "no image is left"),
+    ("data.val_fraction=0", "data.val_fraction", "must be > 0"),
+    ("data.std=[0]", "data.std", "must be > 0"),
+    ("train.epochs=0", "train.epochs", ">= 1; to evaluate a trained run use `litmus test`"),
+    ("train.steps=0", "train.steps", ">= 1; to evaluate a trained run use `litmus test`"),
+    ("train.grad_clip=-1", "train.grad_clip", "> 0"),
+    ("train.accumulate=0", "train.accumulate", ">= 1"),
+    ("model.depth=21", "model.depth", "6n + 2 (8, 14, 20, 32, 44, 56, 110, ...); the nearest is 20"),
+    ("model.depth=2", "model.depth", "the nearest is 8"),
+    ("model.name=residual_mlp model.depth=7", "model.depth", "multiple of 2"),
+    ("model.name=mlp model.depth=3 model.width=[8]", "model", "2 hidden widths, found 1"),
+    ("model.width=0", "model.width", ">= 1"),
+    ("model.norm=bach", "model.norm", "did you mean 'batch'?"),
+    ("model.init=he", "model.init", "he_uniform"),
+    ("model.init=hee_normal", "model.init", "did you mean 'he_normal'?"),
+    ("model.activation=rellu", "model.activation", "did you mean 'relu'?"),
+    ("model.name=resnet", "model.name", "did you mean 'residual'?"),
+    ("model.norm=group model.norm_groups=7", "model.norm_groups", "must divide model.width = 16"),
+    ("model.norm=none model.zero_gamma=true", "model.zero_gamma", "needs a norm"),
+    ("train.precision=16", "train.precision", "32, 64, bf16-mixed, 16-mixed"),
+    ("train.precision=16-mixed train.accelerator=cpu", "train.precision", "needs a GPU"),
+    ("train.accelerator=gup", "train.accelerator", "did you mean 'gpu'?"),
+    ("schedule.name=step schedule.every=0", "schedule.every", ">= 1"),
+    ("schedule.warmup=10 train.epochs=10", "schedule.warmup", "shorter than the training, 10 epochs"),
+    ("schedule.name=multistep schedule.milestones=[5,30] train.epochs=20", "schedule.milestones", "20 epochs"),
+    ("schedule.name=multistep schedule.milestones=[9,5]", "schedule.milestones", "must rise"),
+    ("schedule.name=multistep", "schedule.milestones", "is needed"),
+    ("train.epochs=5 train.steps=100", "train.steps", "train.epochs = 5: keep one"),
+    ("train.val_every=20", "train.val_every", "no validation would ever run in 10 epochs"),
+    (
+        "early_stopping.name=patience early_stopping.monitor=val/los",
+        "early_stopping.monitor",
+        "did you mean 'val/loss'?",
+    ),
+    ("checkpoint.monitor=val_loss", "checkpoint.monitor", "did you mean 'val/loss'?"),
+    ("schedule.name=plateau schedule.monitor=acc", "schedule.monitor", "one of: train/err"),
+    ("early_stopping.name=patience early_stopping.mode=max", "early_stopping.mode", "is not a key"),
+    ("early_stopping.name=patience early_stopping.patience=-1", "early_stopping.patience", ">= 1"),
+    ("early_stopping.alpha=-1", "early_stopping.alpha", ">= 0"),
+    ("early_stopping.name=gll", "early_stopping.name", "did you mean 'gl'?"),
+    ("model.init_std=0.1", "model.init_std", "only acts with model.init = normal"),
+    ("augment.erase_area=[0.1,0.2]", "augment.erase_area", "only acts with augment.erase > 0"),
+    ("tracking.uri=./mlruns", "tracking.uri", "sqlite"),
+    ("tracking.uri=ftp://host", "tracking.uri", "http"),
+    ("name=a/../b", "name", "letters, digits"),
+    ("tracking.tags={'a;b': x}", "tracking.tags", "letters, digits"),
+    ("tracking.experiment=''", "tracking.experiment", "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "words"), ROWS, ids=[row[0] for row in ROWS])
+def test_wrong_config_is_refused_with_key_and_range(overrides, key, words):
+    with pytest.raises(Refused) as caught:
+        load_config([], overrides.split(" ") if "{" not in overrides else [overrides])
+    [problem] = caught.value.problems
+    assert problem.where == key
+    assert words in problem.says
+
+
+def _file(tmp_path, kind):
+    path = tmp_path / "config.yaml"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "empty":
+            path.write_text("# nothing\n")
+        case "binary":
+            path.write_bytes(bytes(range(256)))
+        case "not yaml":
+            path.write_text("seed: [1\noptim: }\n")
+        case "large":
+            path.write_text("# " + "x" * 1_100_000 + "\nseed: 1\n")
+        case "list":
+            path.write_text("- seed\n")
+        case "twice":
+            path.write_text("seed: 1\nmodel:\n  depth: 20\n  width: 8\n  depth: 56\n")
+        case "deep":
+            path.write_text("a: " * 1 + "[" * 5000)
+        case "interpolation":
+            path.write_text("seed: ${nothing.here}\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "does not exist"),
+        ("folder", "is a folder"),
+        ("empty", "is empty"),
+        ("binary", "is not"),
+        ("not yaml", "is not YAML"),
+        ("large", "is 1 MB; a config has at most 1 MB"),
+        ("list", "must be a mapping"),
+        ("twice", "stands twice, on lines 3 and 5"),
+        ("deep", "is n"),
+        ("interpolation", "nothing.here"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_with_its_path(tmp_path, kind, words):
+    path = _file(tmp_path, kind)
+    with pytest.raises(Refused) as caught:
+        load_config([path])
+    [problem] = caught.value.problems
+    assert words in problem.says
+    assert str(path) in problem.where or kind == "interpolation"
+
+
+def test_a_missing_file_and_a_wrong_override_are_both_named(tmp_path):
+    with pytest.raises(Refused) as caught:
+        load_config([tmp_path / "a.yaml"], ["model.depth", "=3"])
+    assert len(caught.value.problems) == 3

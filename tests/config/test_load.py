@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from litmus.config import RunConfig, dump_config, flatten, json_schema, load_config, parse_config, to_dict
+from litmus.errors import Refused
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_files_merge_left_to_right_and_overrides_win(tmp_path):
+    first = write(tmp_path / "a.yaml", "seed: 1\nmodel: {name: residual, depth: 32, width: 8}\n")
+    second = write(tmp_path / "b.yaml", "model: {depth: 44}\noptim: {lr: 1e-3}\n")
+    config = load_config([first, second], ["model.width=4", "train.epochs=3"])
+    assert (config.seed, config.model.depth, config.model.width) == (1, 44, 4)
+    assert config.optim.lr == 0.001  # plain YAML reads 1e-3 as text
+    assert config.train.epochs == 3
+
+
+def test_changing_the_name_of_a_union_changes_its_member():
+    config = load_config([], ["model.name=plain", "optim.name=lion", "optim.lr=1e-4", "early_stopping.name=pq"])
+    assert [type(part).__name__ for part in (config.model, config.optim, config.early_stopping)] == [
+        "PlainConfig",
+        "TimmOptimConfig",
+        "PQConfig",
+    ]
+
+
+def test_a_section_without_a_name_means_its_default():
+    assert load_config([], ["model.depth=56"]).model.name == "residual"
+    assert load_config([], ["early_stopping.alpha=3"]).early_stopping.name == "gl"
+
+
+@pytest.mark.parametrize("path", [None, *CONFIGS], ids=str)
+def test_a_dumped_config_loads_to_itself(path, tmp_path):
+    config = load_config([path] if path else [], ["model.width=8"] if path is None else [])
+    again = load_config([write(tmp_path / "dump.yaml", dump_config(config))])
+    assert again == config
+    assert parse_config(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_parameters_have_the_names_of_the_command_line():
+    flat = flatten(RunConfig())
+    for name in ("seed", "model.keep_prob", "optim.l2_lambda", "data.batch_size", "early_stopping"):
+        assert name in flat
+    changed = load_config([], [f"{key}={json.dumps(value)}" for key, value in flat.items() if value not in (None, {})])
+    assert changed == RunConfig()
+
+
+def test_a_frozen_config_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().model.depth = 20
+
+
+def test_every_mistake_is_named_in_one_refusal():
+    with pytest.raises(Refused) as caught:
+        load_config([], ["optim.lrr=1", "model.depth=21", "data.name=cifar1", "seed=-1", "train=3"])
+    assert {problem.where for problem in caught.value.problems} == {
+        "optim.lrr",
+        "model.depth",
+        "data.name",
+        "seed",
+        "train",
+    }
+
+
+def test_the_schema_describes_every_key_that_has_a_docstring():
+    schema = json_schema()
+    depth = schema["$defs"]["ResidualConfig"]["properties"]["depth"]
+    assert depth["description"] == "Weighted layers, 6n + 2."
+    keep = schema["$defs"]["MLPConfig"]["properties"]["keep_prob"]
+    assert "survives dropout" in keep["description"]
+    assert (keep["exclusiveMinimum"], keep["maximum"]) == (0, 1)
+
+
+def test_the_shipped_schema_is_the_current_one():
+    assert json.loads(Path("configs/schema.json").read_text()) == json_schema(), (
+        "make it anew: litmus schema -o configs/schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_every_shipped_config_starts_with_the_editor_line(path):
+    first = path.read_text().splitlines()[0]
+    schema = "../" * (len(path.parts) - 2) + "schema.json"
+    assert first == f"# yaml-language-server: $schema={schema}"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"]], ids=" ".join)
+def test_help_and_refusals_import_nothing_heavy(argv):
+    script = (
+        "import sys\nfrom litmus.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'mlflow', 'optuna', 'numpy', 'matplotlib', 'timm'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
