@@ -1,4 +1,4 @@
-"""THE training step, the same for every network; and the two classifiers for people who bring their own Lightning script."""
+"""THE training step, the same for every network; and two classifiers for people with a Lightning script of their own."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def check(
     check_run(config, show=show)
 
 
-@app.command()
-def test(run: RunName, home: Home = "mlruns", uri: Uri = None) -> None:
+@app.command("test")
+def evaluate(run: RunName, home: Home = "mlruns", uri: Uri = None) -> None:
     """Evaluate a run's weights on its test set."""
     from litmus.commands import test_run
 

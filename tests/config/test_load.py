@@ -34,6 +34,16 @@ def test_changing_the_name_of_a_union_changes_its_member():
     ]
 
 
+def test_one_word_changes_the_member_over_keys_that_only_the_old_one_has(tmp_path):
+    base = write(
+        tmp_path / "a.yaml", "optim: {name: momentum, lr: 0.2, momentum: 0.5}\nmodel: {shortcut: B, depth: 32}\n"
+    )
+    config = load_config([base], ["optim.name=adam", "model.name=plain"])
+    assert (config.optim.name, config.optim.lr, config.model.name, config.model.depth) == ("adam", 0.2, "plain", 32)
+    with pytest.raises(Refused, match=r"optim.momentum = 0.5"):
+        load_config([base], ["optim.name=adam", "optim.momentum=0.5"])
+
+
 def test_a_section_without_a_name_means_its_default():
     assert load_config([], ["model.depth=56"]).model.name == "residual"
     assert load_config([], ["early_stopping.alpha=3"]).early_stopping.name == "gl"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from litmus.config import schema
 from litmus.config.explain import explain
-from litmus.config.schema import RunConfig, Section
+from litmus.config.schema import CHOICES, RunConfig, Section, names_of
 from litmus.errors import Problem, Refused, nearest, refuse
 
 MAX_BYTES = 1_000_000
@@ -31,30 +31,50 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     from omegaconf.errors import OmegaConfBaseException
 
     problems: list[Problem] = []
-    parts = []
+    parts, typed = [], []
     for source in sources:
         try:
             parts.append(_read_yaml(Path(source)))
         except Refused as refused:
             problems += refused.problems
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, value = override.partition("=")
         if not equals or not all(key.strip().split(".")):
             problems.append(Problem(override, "is neither a file nor an override; overrides read a.b=c"))
             continue
         try:
-            parts.append(OmegaConf.from_dotlist([override]))
+            typed.append(OmegaConf.from_dotlist([override]))
         except Exception as error:  # the YAML scanner and OmegaConf's grammar each raise their own
-            problems.append(Problem(key, f"cannot be read: {str(error).splitlines()[0]}", override.partition("=")[2]))
+            problems.append(Problem(key, f"cannot be read: {str(error).splitlines()[0]}", value))
     if problems:
         raise Refused(problems, source="config")
     try:
-        merged = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=True) if parts else {}
+        whole = OmegaConf.create({})
+        for part in (*parts, OmegaConf.merge(*typed) if typed else {}):
+            _leave_old_members(whole, part)
+            whole = OmegaConf.merge(whole, part)
+        merged = OmegaConf.to_container(whole, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise refuse(
             getattr(error, "full_key", None) or "config", str(error).splitlines()[0], source="config"
         ) from error
     return dict(merged)  # type: ignore[arg-type]  # each part was a mapping
+
+
+def _leave_old_members(whole: Any, part: Any) -> None:
+    """Where ``part`` gives a section another ``name``, drop from ``whole`` what the new member does not have.
+
+    So ``optim.name=adam`` is one word over a config with ``momentum: 0.9``; what stands beside the new name in the
+    same file or command is still checked.
+    """
+    for head, (members, default) in CHOICES.items():
+        before, now = whole.get(head), part.get(head)
+        if not (hasattr(before, "keys") and hasattr(now, "keys") and "name" in now):
+            continue
+        new = next((member for member in members if now["name"] in names_of(member)), None)
+        if new is not None and before.get("name", default) not in names_of(new):
+            for key in [key for key in before if key not in new.model_fields]:
+                del before[key]
 
 
 def parse_config(data: dict[str, Any], *, source: str = "config") -> RunConfig:
