@@ -114,3 +114,9 @@ def test_help_and_refusals_import_nothing_heavy(argv):
     )
     done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("debug", sorted(Path("configs/debug").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", CONFIGS, ids=lambda path: path.stem)
+def test_debug_overrides_fit_over_every_config(base, debug):
+    assert load_config([base, debug]).model == load_config([base]).model

@@ -1,0 +1,71 @@
+"""Imports point one way: cli -> experiment -> classifier, callbacks, data, networks, optim, tracking -> config -> errors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path("src/litmus")
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+ALLOWED = {  # part -> parts it may import; every part may import errors
+    "errors": set(),
+    "config": set(),
+    "networks": set(),
+    "optim": set(),
+    "data": set(),
+    "diagnosis": set(),
+    "tracking": set(),
+    "callbacks": {"networks", "optim"},
+    "classifier": {"networks", "optim"},
+    "evaluation": {"classifier"},
+    "experiment": {
+        *("config", "networks", "optim", "data", "diagnosis", "tracking"),
+        *("callbacks", "classifier", "evaluation"),
+    },
+    "commands": {
+        *("config", "networks", "optim", "data", "diagnosis", "tracking"),
+        *("classifier", "evaluation", "experiment"),
+    },
+    "cli": {"config", "tracking", "experiment", "commands"},
+    "__init__": {"classifier", "data", "networks"},
+    "__main__": {"cli"},
+}
+DOORS = {  # library -> the one part that may import it
+    "mlflow": {"tracking"},
+    "pydantic": {"config"},
+    "omegaconf": {"config"},
+    "typer": {"cli"},
+    "optuna": {"study"},
+}
+NO_LIGHTNING = {"networks", "optim", "diagnosis", "config", "errors"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_imports_only_what_lies_below_it(path):
+    part = part_of(path)
+    inner = {name.split(".")[1] for name in imports(path) if name.startswith("litmus.")}
+    known = {part_of(module) for module in MODULES}
+    assert (inner & known) - ALLOWED[part] - {part, "errors"} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_each_library_has_one_door(path):
+    part, outer = part_of(path), {name.split(".")[0] for name in imports(path)}
+    assert {library for library, doors in DOORS.items() if library in outer and part not in doors} == set()
+    assert not (part in NO_LIGHTNING and "lightning" in outer)
