@@ -47,7 +47,7 @@ TIMM_OPTIMIZERS = (
     "adabelief", "adadelta", "adafactor", "adafactorbv", "adafactorbvc", "adamax", "adamc", "adamp", "adamuon",
     "adan", "adanw", "adopt", "adoptc", "adoptw", "cadafactor", "cadafactorbv", "cadafactorbvc", "cadamc",
     "cadamp", "cadamw", "cadan", "cadanw", "cadopt", "cadoptc", "cadoptw", "clamb", "clambw", "claprop", "clion",
-    "clionc", "cmars", "cnadamc", "cnadamw", "crmsproptf", "csgdc", "csgdp", "csgdw", "kron", "kronc", "kronw",
+    "clionc", "cmars", "cnadamc", "cnadamw", "crmsproptf", "csgdc", "csgdp", "csgdw",
     "lamb", "lambc", "lambcd", "lambcw", "lambw", "laprop", "lapropc", "larc", "lars", "lion", "lionc", "madgrad",
     "madgradw", "mars", "muon", "nadam", "nadamc", "nadamuon", "nadamw", "nesterovw", "nlarc", "nlars", "nmuon",
     "novograd", "novogradc", "novogradw", "radabelief", "radam", "radamw", "rmsproptf", "rmsproptfc",
