@@ -1,0 +1,317 @@
+"""The data of a run: found, checked, split, and handed out a batch at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from litmus.data.augment import Augment, normalise
+from litmus.data.batch import Batch, DataInfo
+from litmus.data.checks import check_labels, check_moments, check_sizes, check_unique
+from litmus.data.hashing import digest_of
+from litmus.data.images import ImageSet
+from litmus.data.sampler import FixedBatches, IndexBatches
+from litmus.data.sources import Request, Source, load_source
+from litmus.data.splits import make_splits
+
+SPLITS = ("train", "val", "train_eval", "test")
+_ONLY_FOR: dict[str, dict[str, Any]] = {
+    "image_folder": {"path": None, "val_path": None, "test_path": None},
+    "synthetic": {"num_images": 2000, "num_classes": 10},
+}
+
+
+class IndexedImages(Dataset[Batch]):
+    """A batch for a tensor of positions, in one gather."""
+
+    def __init__(self, images: ImageSet):
+        self.images = images
+
+    def __getitem__(self, idx: Tensor) -> Batch:
+        return Batch(self.images[idx], self.images.labels[idx], idx)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class ImageDataModule(L.LightningDataModule):
+    """A data set by name, as batches of uint8 images that are augmented and normalised on their device.
+
+    Images lie in memory once, as uint8 (or in a memory-mapped file); splits are indices into them. The order is a
+    function of (``seed``, epoch), augmentation of (``seed``, epoch, image): neither depends on workers, and the
+    global random state is not touched. ``val_dataloader`` gives two loaders, ``val`` and ``train_eval``: fixed
+    training images seen as validation sees them, from which bias is read.
+
+    Args:
+        name: ``digits``, ``synthetic``, ``image_folder`` or a torchvision set such as ``cifar10``.
+        root: folder of the data sets and of the cache of decoded images; default: the environment's
+            ``LITMUS_DATA``, else ``data``.
+        download: fetch a set that is not there.
+        path: ``image_folder`` only: the folder with one sub-folder a class.
+        val_path, test_path: ``image_folder`` only: folders of their own for these splits.
+        image_size: H = W, or (H, W), in pixels: resize the short side to fit and crop the centre. Default: as
+            published, and for sets of photographs of many sizes 224.
+        channels: 1 or 3; default: as the images are.
+        mean, std: per channel, for pixels in [0, 1]; default: the set's.
+        drop_last: leave out an incomplete last training batch.
+        val_fraction: of the training images, where there is no validation set (``test_fraction`` alike).
+        num_train: train on this many images: a stratified subset, each inside the next larger.
+        train_eval_size: at most this many training images are evaluated; 0 for no such loader.
+        split_seed: decides the splits, and the images of ``synthetic``.
+        shuffle: a new order each epoch.
+        workers: processes that gather, and decode streamed images.
+        stream_above_gb: decode while training when the decoded images of a folder would take more GB (1e9 bytes).
+        num_images, num_classes: ``synthetic`` only.
+        seed: order and augmentation.
+        augment: keyword arguments of ``Augment``; ``None`` for none.
+        channels_last: memory format of the batch.
+
+    Raises:
+        ValueError: an argument out of its range, or one the source has no use for.
+    """
+
+    def __init__(
+        self,
+        name: str = "digits",
+        *,
+        root: str | Path | None = None,
+        download: bool = True,
+        path: str | Path | None = None,
+        val_path: str | Path | None = None,
+        test_path: str | Path | None = None,
+        image_size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 512,
+        drop_last: bool = False,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        num_train: int | None = None,
+        train_eval_size: int = 5000,
+        split_seed: int = 0,
+        shuffle: bool = True,
+        workers: int = 0,
+        stream_above_gb: float = 8.0,
+        num_images: int = 2000,
+        num_classes: int = 10,
+        seed: int = 0,
+        augment: dict[str, Any] | None = None,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        _check_arguments(locals())
+        self.request = Request(
+            name=name,
+            root=Path(root or os.environ.get("LITMUS_DATA") or "data").expanduser(),
+            download=download,
+            path=_path(path),
+            val_path=_path(val_path),
+            test_path=_path(test_path),
+            image_size=_size(image_size),
+            channels=channels,
+            stream_above_gb=stream_above_gb,
+            num_images=num_images,
+            num_classes=num_classes,
+            split_seed=split_seed,
+        )
+        self.mean, self.std = mean, std
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.num_train, self.train_eval_size = num_train, train_eval_size
+        self.shuffle, self.workers, self.seed, self.channels_last = shuffle, workers, seed, channels_last
+        self.augment = None if augment is None else Augment(**augment, seed=seed)
+        self._info: DataInfo | None = None
+        self._sets: dict[str, ImageSet] = {}
+        self._indices: dict[str, Tensor] = {}
+
+    # --- once ---------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> DataInfo:
+        """Find, fetch, decode, check and split; the second call returns what the first found.
+
+        Raises:
+            Refused: everything that is wrong with the data, before any compute.
+        """
+        if self._info is None:
+            self._info = self._load()
+        return self._info
+
+    @property
+    def info(self) -> DataInfo:
+        return self.prepare()
+
+    def _load(self) -> DataInfo:
+        found = load_source(self.request)
+        num_classes = len(found.class_names)
+        check_labels({"train": found.train, "val": found.val, "test": found.test}, num_classes)
+        splits = make_splits(
+            found.train.labels.numpy(),
+            split_seed=self.split_seed,
+            val_fraction=self.val_fraction if found.val is None else None,
+            test_fraction=self.test_fraction if found.test is None else None,
+        )
+        whole_train = torch.from_numpy(splits.train)
+        check_sizes(len(whole_train), num_train=self.num_train, batch_size=self.batch_size, drop_last=self.drop_last)
+        train = whole_train[: self.num_train]
+        self._sets = {
+            "train": found.train,
+            "train_eval": found.train,
+            "val": found.val or found.train,
+            "test": found.test or found.train,
+        }
+        self._indices = {
+            "train": train,
+            "train_eval": train[: self.train_eval_size].sort().values,
+            "val": torch.arange(len(found.val)) if found.val else torch.from_numpy(splits.val),
+            "test": torch.arange(len(found.test)) if found.test else torch.from_numpy(splits.test),
+        }
+        if found.unique:
+            check_unique(self._sets, {**self._indices, "train": whole_train})
+        mean, std = self._moments(found, whole_train)
+        channels, height, width = found.train.shape
+        return DataInfo(
+            name=self.request.name,
+            num_classes=num_classes,
+            channels=channels,
+            image_size=(height, width),
+            class_names=found.class_names,
+            num_train=len(train),
+            num_val=len(self._indices["val"]),
+            num_test=len(self._indices["test"]),
+            num_train_eval=len(self._indices["train_eval"]),
+            mean=mean,
+            std=std,
+            digest=digest_of(one.digest for one in (found.train, found.val, found.test) if one is not None),
+            split_digest=digest_of(self._indices[split].numpy() for split in SPLITS),
+            source=found.where,
+        )
+
+    def _moments(self, found: Source, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Given, else the set's own, else computed from all training images, so that ``num_train`` changes nothing."""
+        mean, std = self.mean or found.mean, self.std or found.std
+        if mean is None or std is None:
+            computed = found.train.moments(train)
+            mean, std = mean or computed[0], std or computed[1]
+        check_moments(mean, std, found.train.shape[0])
+        return tuple(mean), tuple(std)
+
+    def indices(self, split: str) -> Tensor:
+        """(n,) int64: positions of the split's images in their set. Every prefix of ``train`` is stratified."""
+        self.prepare()
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+        return self._indices[split]
+
+    def images(self, split: str) -> ImageSet:
+        """The set that ``indices(split)`` are positions in."""
+        self.prepare()
+        return self._sets[split]
+
+    # --- loaders ------------------------------------------------------------------------------------------------------
+
+    def loader(self, split: str) -> DataLoader[Batch]:
+        """Batches of uint8 images. Training images in the order of (seed, epoch), the others ascending."""
+        indices, dataset = self.indices(split), IndexedImages(self.images(split))
+        training, trainer = split == "train", self.trainer
+        batch_size = self.batch_size if training else self.eval_batch_size
+        drop_last = training and self.drop_last
+        sampler: IndexBatches
+        if trainer is not None and getattr(trainer, "overfit_batches", False):  # set, but not declared, by Lightning
+            sampler = FixedBatches(indices, batch_size, drop_last=drop_last)
+        else:
+            shuffle = training and self.shuffle
+            sampler = IndexBatches(indices, batch_size, shuffle=shuffle, drop_last=drop_last, seed=self.seed)
+            # A worker process asks for its first batch before Lightning has set the epoch of a resumed run.
+            sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # else iterating draws from the global one
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("train")
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        return [self.loader("val")] + ([self.loader("train_eval")] if self.train_eval_size else [])
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("test")
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def to_batch(self, batch: Batch, *, epoch: int | None = None) -> Batch:
+        """What the network gets: float images, augmented as training sees them in ``epoch``, or as evaluation does."""
+        info = self.info
+        if epoch is None or self.augment is None:
+            return batch._replace(images=normalise(batch.images, info.mean, info.std, channels_last=self.channels_last))
+        images, labels = self.augment(
+            batch.images,
+            batch.labels,
+            batch.idx,
+            epoch=epoch,
+            num_classes=info.num_classes,
+            mean=info.mean,
+            std=info.std,
+            channels_last=self.channels_last,
+        )
+        return Batch(images, labels, batch.idx)
+
+    # --- Lightning ----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        self.prepare()  # once a machine: what it fetches and decodes the other processes find
+
+    def setup(self, stage: str) -> None:
+        self.prepare()
+        if not self.workers:  # true of data sets that read a file for each image; ours are one gather a batch
+            warnings.filterwarnings("ignore", message=".*_dataloader' does not have many workers.*")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        training = self.trainer is not None and self.trainer.training
+        return self.to_batch(batch, epoch=self.trainer.current_epoch if training else None)  # type: ignore[union-attr]
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    at_least = {"batch_size": 1, "eval_batch_size": 1, "train_eval_size": 0, "workers": 0, "num_images": 1}
+    for name, least in {**at_least, "num_classes": 2, "stream_above_gb": 0}.items():
+        if given[name] < least:
+            raise ValueError(f"{name} is {given[name]!r}, must be at least {least}")
+    for name in ("val_fraction", "test_fraction"):
+        if not 0 <= given[name] < 1:
+            raise ValueError(f"{name} is {given[name]!r}, must be in [0, 1)")
+    if given["num_train"] is not None and given["num_train"] < 1:
+        raise ValueError(f"num_train is {given['num_train']!r}, must be at least 1")
+    if given["channels"] not in (None, 1, 3):
+        raise ValueError(f"channels is {given['channels']!r}, must be 1, 3 or None")
+    for source, defaults in _ONLY_FOR.items():
+        for name, default in defaults.items():
+            if given[name] != default and given["name"] != source:
+                raise ValueError(f"{name} is {given[name]!r}, which only name={source!r} uses")
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size is {size!r}, must be positive")
+    return height, width
