@@ -43,14 +43,14 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.Layer
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # E[f(z)^2] over a standard normal z, by numerical integration; half of it would be the ReLU's 0.5.
-_SECOND_MOMENT = {"elu": 0.644944, "gelu": 0.425210, "silu": 0.355775}
+_SECOND_MOMENT = {"elu": 0.644945, "gelu": 0.425221, "silu": 0.355776}
 
 
 def gain(activation: str, *, negative_slope: float = 0.01) -> float:
     """Factor on the standard deviation of the weights that read this activation's output.
 
     The inverse root of E[f(z)^2] for the units that keep a standard normal's variance this way: sqrt 2 for relu,
-    sqrt(2 / (1 + slope^2)) for leaky_relu, 1.2452 for elu, 1.5336 for gelu, 1.6765 for silu. By convention 1 for
+    sqrt(2 / (1 + slope^2)) for leaky_relu, 1.2452 for elu, 1.5335 for gelu, 1.6765 for silu. By convention 1 for
     linear and sigmoid, and torch's 5/3 for tanh, with which deep nets grow a little.
 
     Raises:
