@@ -134,7 +134,7 @@ class Diagnosis:
                 parts.append(
                     f"{name} undecided at tolerance {_rate(self.tolerance)}, "
                     + ("however many images" if found.more_images is None else "")
-                    + (f"about {found.more_images:,} more in {where} would decide" if found.more_images else "")
+                    + (f"about {found.more_images:,} more images in {where} would decide" if found.more_images else "")
                 )
         if self.moves:
             parts.append(f"next: {', '.join(self.moves)}")
@@ -142,8 +142,9 @@ class Diagnosis:
 
     def _with_interval(self, gap: Gap) -> str:
         low, high = gap.interval
-        span = "exact" if low == high else f"{100 * self.level:.4g}% {_rate(low)}..{_rate(high)}"
-        return f"{_rate(gap.value)}, {span}"
+        if low < high:
+            return f"{_rate(gap.value)}, {100 * self.level:.4g}% {_rate(low)}..{_rate(high)}"
+        return f"{_rate(gap.value)}{', exact' if self.train_is_exact else ''}"
 
     def _named(self) -> tuple[tuple[str, Gap], tuple[str, Gap]]:
         return ("bias", self.bias), ("variance", self.gap)
@@ -249,7 +250,7 @@ def next_moves(
     lighter = [
         "optim.l2_lambda down" if l2_lambda else "",
         "model.keep_prob up" if keep_prob is not None and keep_prob < 1 else "",
-        "weaker augment" if augments else "",
+        "weaker augment.*" if augments else "",
     ]
     against_bias = [
         bigger,
@@ -258,11 +259,12 @@ def next_moves(
         "optim.lr (see litmus lr)",
         " or ".join(filter(None, lighter)),
     ]
+    more_data = "data.num_train up" if data_limited else "more data"
     against_variance = [
-        f"{'data.num_train up' if data_limited else 'more data'} or {'stronger augment' if augments else 'augment'}",
+        f"{more_data} or {'stronger ' if augments else ''}augment.*",
         "optim.l2_lambda up" if (l2_lambda or 0) < 1000 else "",
         "model.keep_prob down" if (keep_prob or 1) > 0.5 else "",
-        "early_stopping" if stops_early is False else "",
+        "early_stopping.name=gl" if stops_early is False else "",
         "model.norm=batch" if norm == "none" else "",
     ]
     first = [move for move in against_bias if move] if bias else []
@@ -351,7 +353,6 @@ def _check_rate(name: str, rate: float) -> None:
 
 
 def _rate(rate: float) -> str:
-    """Three decimals, more for small rates, no trailing zeros."""
-    decimals = 3 if abs(rate) >= 0.00995 else 4 if abs(rate) >= 0.000995 else 5
-    text = f"{rate:.{decimals}f}".rstrip("0").rstrip(".")
+    """Three decimals, four for small rates, no trailing zeros."""
+    text = f"{rate:.{3 if abs(rate) >= 0.00995 else 4}f}".rstrip("0").rstrip(".")
     return text if float(text) else "0"
