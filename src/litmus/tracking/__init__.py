@@ -1,0 +1,56 @@
+"""Runs that are recorded on this disk first and sent to MLflow from there.
+
+Nothing here imports MLflow, torch or Lightning until it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from litmus.tracking.destination import resolve
+    from litmus.tracking.logger import RunLogger
+    from litmus.tracking.masking import mask_secrets
+    from litmus.tracking.record import environment, environment_tags, git_diff, installed_packages
+    from litmus.tracking.run import Run
+    from litmus.tracking.stored import StoredRun, find_run, list_runs, sync, unsynced
+    from litmus.tracking.system import SystemMetrics
+    from litmus.tracking.ui import server_url, ui_command
+
+__all__ = [
+    "Run",
+    "RunLogger",
+    "StoredRun",
+    "SystemMetrics",
+    "environment",
+    "environment_tags",
+    "find_run",
+    "git_diff",
+    "installed_packages",
+    "list_runs",
+    "mask_secrets",
+    "resolve",
+    "server_url",
+    "sync",
+    "ui_command",
+    "unsynced",
+]
+
+_HOMES = {
+    "destination": ("resolve",),
+    "logger": ("RunLogger",),
+    "masking": ("mask_secrets",),
+    "record": ("environment", "environment_tags", "git_diff", "installed_packages"),
+    "run": ("Run",),
+    "stored": ("StoredRun", "find_run", "list_runs", "sync", "unsynced"),
+    "system": ("SystemMetrics",),
+    "ui": ("server_url", "ui_command"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
