@@ -10,14 +10,14 @@ __all__ = ["ImageClassifier", "ImageDataModule", "PlainClassifier", "ResidualCla
 
 if TYPE_CHECKING:
     from litmus.classifier import ImageClassifier, PlainClassifier, ResidualClassifier
-    from litmus.data import ImageDataModule
+    from litmus.data.datamodule import ImageDataModule
     from litmus.networks import build_network
 
 _HOMES = {
     "ImageClassifier": "litmus.classifier",
     "PlainClassifier": "litmus.classifier",
     "ResidualClassifier": "litmus.classifier",
-    "ImageDataModule": "litmus.data",
+    "ImageDataModule": "litmus.data.datamodule",
     "build_network": "litmus.networks",
 }
 

@@ -1,7 +1,8 @@
-"""THE training step, the same for every network; and two classifiers for people with a Lightning script of their own."""
+"""THE training step, the same for every network; and two classifiers for plain Lightning scripts."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,11 @@ from torch.nn import functional as F
 
 from litmus.networks import build_network
 from litmus.optim import build_optimizer, build_schedule
+
+
+class NonFinite(ArithmeticError):
+    """A loss became NaN or infinite."""
+
 
 OPTIM = {"name": "momentum", "lr": 0.1}
 SCHEDULE = {"name": "constant"}
@@ -51,6 +57,7 @@ class ImageClassifier(L.LightningModule):
         self.num_train = num_train
         self.log_every = log_every
         self.sums = {split: Sums() for split in ("train", "val", "train_eval", "test")}
+        self.history: list[dict[str, float]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -96,10 +103,21 @@ class ImageClassifier(L.LightningModule):
 
     def _log_epoch(self, *splits: str) -> None:
         metrics = {f"{split}/{name}": value for split in splits for name, value in self.sums[split].means().items()}
+        self._refuse_non_finite(metrics)
         if "val" in splits:
             metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-            metrics["train/epoch"] = float(self.current_epoch)
-        self.log_dict(metrics)
+            at = {"epoch": self.current_epoch + 1, "step": self.trainer.global_step}
+            self.history.append({**at, **metrics})
+        self.log_dict(metrics, prog_bar=True)
+
+    def _refuse_non_finite(self, metrics: dict[str, float]) -> None:
+        wrong = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
+            raise NonFinite(
+                f"{', '.join(wrong)} in epoch {self.current_epoch + 1}, step {self.trainer.global_step}, lr {rate:g}: "
+                "a smaller optim.lr, train.grad_clip=1 or a schedule.warmup may help; litmus lr finds a rate"
+            )
 
     def _log_step(self, loss: Tensor, err: Tensor) -> None:
         if self.logger is not None:  # straight to the logger: self.log at every step doubles the step of a small net

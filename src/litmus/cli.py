@@ -40,7 +40,7 @@ def fit(sources: Sources = None) -> None:
     config = _config(sources)
     from litmus.experiment import run
 
-    run(config, sources=sources or [])
+    run(config)
 
 
 @app.command()
@@ -58,9 +58,9 @@ def check(
 @app.command("test")
 def evaluate(run: RunName, home: Home = "mlruns", uri: Uri = None) -> None:
     """Evaluate a run's weights on its test set."""
-    from litmus.commands import test_run
+    from litmus.commands import retest
 
-    test_run(run, home=home, uri=uri)
+    retest(run, home=home, uri=uri)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def lr(
         raise refuse("--low", f"must be > 0 and < --high, {high:g}", low)
     from litmus.commands import lr_range_test
 
-    lr_range_test(config, steps=steps, low=low, high=high, sources=sources or [])
+    lr_range_test(config, steps=steps, low=low, high=high, command=command_line())
 
 
 @app.command()
@@ -147,3 +147,7 @@ def main(argv: list[str] | None = None) -> None:
 def command_line(argv: list[str] | None = None) -> str:
     """What the user typed, as a shell would read it."""
     return shlex.join(["litmus", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    main()

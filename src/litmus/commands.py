@@ -1,0 +1,225 @@
+"""What the sub-commands do, besides ``fit``."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from litmus.config import RunConfig, load_config
+
+
+def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
+    """Everything that can be refused before compute; with ``show``, a picture of augmented training batches."""
+    from litmus.experiment import checked_data, make_network
+    from litmus.networks import num_params
+
+    data = checked_data(config)
+    info = data.info
+    images = "x".join(map(str, (info.channels, *info.image_size)))
+    say(f"data   {info.name} {images}, {info.num_classes} classes, from {info.source}")
+    say(
+        f"       {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, digest {info.digest}, "
+        f"splits {info.split_digest}"
+    )
+    say(f"model  {config.model.name}, {num_params(make_network(config, info)):,} parameters")
+    if show:
+        say(f"picture  {draw_augmented(config, data)}")
+    say("nothing to refuse; next: litmus fit with the same arguments")
+
+
+def draw_augmented(config: RunConfig, data: Any, *, rows: int = 8, epochs: int = 8) -> Path:
+    """A grid of training images, as they are and as the first epochs would see them."""
+    import torch
+
+    from litmus.data.batch import Batch
+    from litmus.diagnosis import plots
+
+    chosen = data.indices("train")[:rows]
+    originals, labels = data.images("train")[chosen], data.images("train").labels[chosen]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.info.mean, data.info.std))
+    seen = [data.to_batch(Batch(originals, labels, chosen), epoch=epoch).images for epoch in range(epochs)]
+    views = [(view * std + mean).clamp(0, 1).mul(255).round().byte() for view in seen]
+    path = Path(config.tracking.home) / "pictures" / f"{config.run_name}-augmented.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return plots.augmented(originals, views, labels, data.info.class_names, path)
+
+
+def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], None] = print) -> None:
+    """Evaluate a stored run's weights on its test set, and say whether that is what the run reported."""
+    import json
+
+    from litmus.diagnosis import wilson
+    from litmus.evaluation import evaluate
+    from litmus.experiment import checked_data, eval_batches, make_network, quiet_libraries
+    from litmus.tracking import find_run
+
+    stored = find_run(reference, home=home, uri=uri)
+    config = load_config([stored.artifact("config.yaml")])
+    with quiet_libraries():
+        data = checked_data(config)
+        network, device = make_network(config, data.info), best_device(config.train.accelerator)
+        load_into(network, stored.artifact("weights.safetensors"))
+        test = evaluate(
+            network.to(device),
+            eval_batches(data, "test", device),
+            device=device,
+            bf16=config.train.precision == "bf16-mixed",
+        )
+    low, high = wilson(test.num_errors, test.num_images)
+    say(f"run {stored.id or stored.uid}  {stored.name}")
+    say(
+        f"test/err {test.err:.4f} (95% {low:.4f} to {high:.4f}; {test.num_errors:,} of {test.num_images:,} images), "
+        f"test/loss {test.loss:.4f}"
+    )
+    reported = json.loads(Path(stored.artifact("result.json")).read_text())["test"]
+    same = reported["num_errors"] == test.num_errors
+    say("the run reported the same" if same else f"the run reported {reported['err']:.4f}: not the same")
+
+
+def load_into(network: Any, weights: Path) -> None:
+    """Load safetensors into a network; ``Refused`` when they belong to another one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from litmus.errors import refuse
+
+    try:
+        network.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise refuse(str(weights), f"is not a whole safetensors file: {error}") from None
+    except RuntimeError as error:
+        raise refuse(str(weights), f"holds another network's weights: {str(error).splitlines()[1].strip()}") from None
+
+
+def best_device(accelerator: str) -> Any:
+    import torch
+
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator != "cpu" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], None] = print) -> None:
+    """A table of runs, newest first."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from litmus.tracking import list_runs as find_runs
+
+    stored = find_runs(home=home, uri=uri, limit=limit)
+    if not stored:
+        say(f"no runs in {home}; make one: litmus fit configs/digits_resnet8.yaml")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, justify in (
+        *(("run", "left"), ("name", "left"), ("status", "left"), ("val/err", "right")),
+        *(("test/err", "right"), ("verdict", "left"), ("age", "right")),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for run in stored:
+        rates = [f"{run.metrics[key]:.4f}" if key in run.metrics else "" for key in ("best/val_err", "test/err")]
+        age = ago(time.time() - run.started_at)
+        table.add_row((run.id or run.uid)[:8], run.name, run.status, *rates, run.tags.get("litmus.verdict", ""), age)
+    Console(soft_wrap=True).print(table)
+    say(f"next: litmus test {(stored[0].id or stored[0].uid)[:8]}    or    litmus ui")
+
+
+def ago(elapsed_sec: float) -> str:
+    """``3 min``, ``5 h``, ``2 d``."""
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if elapsed_sec >= seconds:
+            return f"{elapsed_sec / seconds:.0f} {unit}"
+    return f"{max(elapsed_sec, 0):.0f} s"
+
+
+def lr_range_test(
+    config: RunConfig, *, steps: int, low: float, high: float, command: str, say: Callable[[str], None] = print
+) -> None:
+    """Train with a rate that grows from ``low`` to ``high``, and read a rate off the curve of the loss (Smith 2017).
+
+    The batches, augmentation, loss and optimizer are the run's; the weights are thrown away. Ends early once the loss
+    has clearly diverged.
+    """
+    import json
+
+    from litmus.diagnosis import plots, suggest_lr
+    from litmus.experiment import checked_data, make_classifier, quiet_libraries, start_tracking
+
+    with quiet_libraries():
+        data = checked_data(config)
+        with start_tracking(config, data.info, kind="lr") as tracked:
+            classifier = make_classifier(config, data)
+            rates, losses = range_test(config, classifier, data, steps=steps, low=low, high=high)
+            found = suggest_lr(rates, losses)
+            for step, (rate, loss) in enumerate(zip(rates, losses, strict=True)):
+                tracked.log_metrics({"lr_range/lr": rate, "lr_range/loss": loss}, step=step)
+            if found.lr is not None:
+                tracked.set_tags({"litmus.suggested_lr": f"{found.lr:.2g}"})
+            tracked.log_text(json.dumps({"lr": rates, "loss": losses}), "lr_range.json")
+            picture = plots.lr_range(rates, losses, tracked.dir / "lr_range.png", found, configured=config.optim.lr)
+            tracked.log_artifact(picture, "pictures")
+    if found.lr is not None:
+        say(f"suggested optim.lr = {found.lr:.2g}; the config has {config.optim.lr:g}")
+    if found.note:
+        say(f"  note: {found.note}")
+    say(f"picture  {picture}")
+    if found.lr is not None:
+        say(f"next     {command.replace('litmus lr', 'litmus fit', 1)} optim.lr={found.lr:.2g}")
+
+
+def training_batches(data: Any, device: Any) -> Iterator[Any]:
+    """Augmented training batches on ``device``, epoch after epoch."""
+    from litmus.data.batch import Batch
+
+    loader = data.loader("train")
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            yield data.to_batch(Batch(*(column.to(device) for column in batch)), epoch=epoch)
+
+
+def range_test(
+    config: RunConfig, classifier: Any, data: Any, *, steps: int, low: float, high: float
+) -> tuple[list[float], list[float]]:
+    """Rates and training losses of a range test; ends once the loss is 10 times its best or not finite."""
+    import math
+
+    import torch
+    from rich.progress import track
+    from torch.nn import functional as F
+
+    from litmus.optim import build_optimizer
+
+    device = best_device(config.train.accelerator)
+    network = classifier.network.to(device).train()
+    optim = {**config.optim.model_dump(), "lr": low}
+    optimizer = build_optimizer(network, num_train=data.info.num_train, **optim)
+    bf16 = config.train.precision == "bf16-mixed"
+    rates: list[float] = []
+    losses: list[float] = []
+    batches = training_batches(data, device)
+    for step in track(range(steps), description="range test", transient=True):
+        rate = low * (high / low) ** (step / (steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images, labels = next(batches)[:2]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(network(images), labels, label_smoothing=config.train.label_smoothing)
+        if not math.isfinite(loss.item()):
+            break
+        rates.append(rate)
+        losses.append(loss.item())
+        if loss.item() > 10 * min(losses):
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        if config.train.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), config.train.grad_clip)
+        optimizer.step()
+    return rates, losses

@@ -1,0 +1,497 @@
+"""One run, from a config to a tracked, diagnosed result: the composition root that every command calls."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from litmus.callbacks import (
+    EMA,
+    BestCheckpoint,
+    EarlyStopping,
+    EpochTable,
+    LastCheckpoint,
+    ObservePlateau,
+    ValidateAtEnd,
+    build_criterion,
+    skip_unused_hooks,
+)
+from litmus.classifier import ImageClassifier
+from litmus.config import METRICS, RunConfig, dump_config, flatten, options
+from litmus.data.batch import Batch, DataInfo
+from litmus.data.checks import network_problems
+from litmus.data.datamodule import SPLITS, ImageDataModule
+from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
+from litmus.errors import Problem, Refused
+from litmus.evaluation import Evaluation, evaluate
+from litmus.networks import UnreadableImageSize, build_network, lsuv_, num_params
+from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
+from litmus.tracking.logger import RunLogger
+
+FLAGS = {32: "32-true", 64: "64-true"}
+"""Lightning's words for the precisions that are not mixed."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which weights a run ends with: ``which`` is best or last, ``epoch`` counts from 1."""
+
+    which: str
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. ``evaluations`` are by split, of the weights that ``checkpoint.evaluate`` names."""
+
+    run: Run
+    info: DataInfo
+    evaluations: dict[str, Evaluation]
+    diagnosis: Diagnosis
+    stopped: str | None
+    """Why early stopping ended the training, in a sentence."""
+    kept: Kept
+    trained_sec: float
+    pictures: list[Path]
+
+    @property
+    def test_interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of the test error."""
+        test = self.evaluations["test"]
+        low, high = wilson(test.num_errors, test.num_images)
+        return low, high
+
+    def table(self) -> dict[str, Any]:
+        """Plain numbers: what ``result.json`` holds."""
+        splits = {
+            split: {"loss": seen.loss, "err": seen.err, "num_errors": seen.num_errors, "num_images": seen.num_images}
+            for split, seen in self.evaluations.items()
+        }
+        return {
+            **splits,
+            "test_err_95": list(self.test_interval),
+            "verdict": self.diagnosis.sentence,
+            "evaluated": {"weights": self.kept.which, "epoch": self.kept.epoch, "step": self.kept.step},
+            "stopped": self.stopped,
+            "trained_sec": self.trained_sec,
+        }
+
+
+def make_data(config: RunConfig) -> ImageDataModule:
+    return ImageDataModule(
+        config.data.name,
+        **options(config.data),
+        seed=config.seed,
+        augment=config.augment.model_dump(),
+        channels_last=config.train.channels_last,
+    )
+
+
+def make_network(config: RunConfig, info: DataInfo) -> nn.Module:
+    """The config's network for this data, initialised from torch's global generator."""
+    try:
+        return build_network(
+            config.model.name,
+            in_channels=info.channels,
+            num_classes=info.num_classes,
+            image_size=info.image_size,
+            **options(config.model),
+        )
+    except UnreadableImageSize as error:
+        raise Refused(Problem("data.image_size", str(error)), source="config") from error
+    except ValueError as error:
+        raise Refused(Problem("model", str(error)), source="config") from error
+
+
+def check(config: RunConfig, info: DataInfo) -> list[Problem]:
+    """What is wrong with a config once its data are known; found before the first step."""
+    data, train, augment = config.data, config.train, config.augment
+    found = network_problems(
+        info,
+        batch_norm=getattr(config.model, "norm", "batch") == "batch",
+        batch_size=data.batch_size,
+        drop_last=data.drop_last,
+    )
+    if info.channels == 1:
+        for key in ("saturation", "hue"):
+            if getattr(augment, key):
+                found.append(
+                    Problem(f"augment.{key}", "does nothing on grey images: set it to 0", getattr(augment, key))
+                )
+    smallest = min(info.image_size)
+    if augment.pad_crop >= smallest:
+        says = f"could crop the whole image away: the smaller side has {smallest} pixels"
+        found.append(Problem("augment.pad_crop", says, augment.pad_crop))
+    cuda = torch.cuda.is_available()
+    if train.accelerator == "gpu" and not cuda:
+        found.append(Problem("train.accelerator", "this machine has no GPU that torch can use; use cpu or auto", "gpu"))
+    if train.accelerator == "mps" and not torch.backends.mps.is_available():
+        found.append(Problem("train.accelerator", "this machine has no Apple GPU; use cpu or auto", "mps"))
+    if train.precision == "16-mixed" and not cuda:
+        found.append(Problem("train.precision", "needs a GPU; on a CPU use 32 or bf16-mixed", train.precision))
+    home = Path(config.tracking.home)
+    if not found:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                network = make_network(config, info)
+        except Refused as refused:
+            return refused.problems
+        needed = 3 * 4 * sum(p.numel() for p in network.parameters()) * 2  # two checkpoints: weights, two moments
+        free = shutil.disk_usage(_existing(home)).free
+        if free < needed:
+            says = f"{free / 1e6:.0f} MB free, two checkpoints need about {needed / 1e6:.0f} MB"
+            found.append(Problem("tracking.home", says, str(home)))
+    return found
+
+
+def checked_data(config: RunConfig) -> ImageDataModule:
+    """The prepared data of a config that nothing is wrong with; else ``Refused`` with everything that is."""
+    data = make_data(config)
+    problems = check(config, data.prepare())
+    if problems:
+        raise Refused(problems, source="config")
+    return data
+
+
+def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Result:
+    """Train, validate, test, diagnose and track one config.
+
+    Args:
+        config: what to run.
+        say: takes the lines that a person reads.
+
+    Raises:
+        Refused: before any compute, with everything that is wrong with the config and its data.
+        litmus.classifier.NonFinite: when a loss is no longer a number; the run is FAILED.
+    """
+    with quiet_libraries():
+        data = checked_data(config)
+        with start_tracking(config, data.info, kind="train") as tracked:
+            result = _train(config, data, tracked, say)
+        say(farewell(config, result))
+        return result
+
+
+def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
+    """A tracked run that already holds its config, its data set and its surroundings."""
+    tracked = Run.start(
+        home=config.tracking.home,
+        uri=config.tracking.uri,
+        experiment=config.tracking.experiment or f"litmus/{config.data.name}",
+        name=config.run_name,
+        kind=kind,
+        params=flatten(config),
+        tags={**config.tracking.tags, **environment_tags(environment())},
+    )
+    tracked.log_text(dump_config(config), "config.yaml")
+    tracked.log_text(installed_packages(), "packages.txt")
+    if diff := git_diff():
+        tracked.log_text(diff, "code.diff")
+    tracked.log_dataset(info.name, info.source, info.digest, context="train")
+    return tracked
+
+
+def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier:
+    """Network, loss and optimizer of a config, initialised by its seed."""
+    L.seed_everything(config.seed, verbose=False)
+    network = make_network(config, data.info)
+    if getattr(config.model, "init", None) == "lsuv":
+        lsuv_(network, next(eval_batches(data, "train_eval", torch.device("cpu")))[0])
+    if config.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.train.compile:
+        network.compile()
+    return ImageClassifier(
+        network,
+        optim=config.optim.model_dump(),
+        schedule=config.schedule.model_dump(),
+        label_smoothing=config.train.label_smoothing,
+        num_train=data.info.num_train,
+        log_every=config.train.log_every,
+    )
+
+
+def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -> L.Trainer:
+    train = config.train
+    length = {"max_epochs": train.length} if train.unit == "epochs" else {"max_epochs": -1, "max_steps": train.length}
+    every: dict[str, Any] = {"check_val_every_n_epoch": 1}
+    if train.val_every and train.unit == "epochs":
+        every = {"check_val_every_n_epoch": train.val_every}
+    elif train.val_every:  # Lightning counts batches here, we count optimizer steps
+        every = {"check_val_every_n_epoch": None, "val_check_interval": train.val_every * train.accumulate}
+    return L.Trainer(
+        **length,
+        **every,
+        accelerator=train.accelerator,
+        devices=1,
+        precision=FLAGS.get(train.precision, train.precision),  # type: ignore[arg-type]
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=train.grad_clip,
+        deterministic=train.deterministic,
+        limit_train_batches=train.limit_batches,
+        limit_val_batches=train.limit_batches,
+        profiler=train.profiler,
+        logger=RunLogger(tracked),
+        callbacks=callbacks,
+        default_root_dir=tracked.dir,
+        num_sanity_val_steps=0,  # everything it could find has been checked
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def make_callbacks(config: RunConfig, folder: Path) -> list[L.Callback]:
+    """In this order: what changes the weights or the rate, what stops, what shows, what keeps."""
+    stop, mode = config.early_stopping, METRICS[config.monitor]
+    callbacks: list[L.Callback] = []
+    if config.train.ema_decay is not None:
+        callbacks.append(EMA(config.train.ema_decay))
+    if config.schedule.name == "plateau":
+        callbacks.append(ObservePlateau())
+    if stop is not None:
+        watched = getattr(stop, "monitor", "val/loss")
+        direction = {"mode": METRICS[watched]} if stop.name == "patience" else {}
+        callbacks.append(EarlyStopping(build_criterion(stop.name, **options(stop, "monitor"), **direction), watched))
+    if config.train.unit == "steps":
+        callbacks.append(ValidateAtEnd())
+    callbacks += [
+        EpochTable(config.monitor, mode),
+        BestCheckpoint(folder, config.monitor, mode),
+        LastCheckpoint(folder),
+    ]
+    skip_unused_hooks(callbacks)
+    return callbacks
+
+
+def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable[[str], None]) -> Result:
+    started = time.monotonic()
+    classifier = make_classifier(config, data)
+    callbacks = make_callbacks(config, tracked.dir)
+    trainer = make_trainer(config, tracked, callbacks)
+    say(headline(config, data.info, classifier.network, trainer, tracked))
+
+    monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
+    with monitor:
+        trainer.fit(classifier, datamodule=data)
+    trained_sec = time.monotonic() - started
+
+    history = classifier.history
+    kept = load_weights(classifier, tracked.dir, config.checkpoint.evaluate)
+    device, bf16 = trainer.strategy.root_device, config.train.precision == "bf16-mixed"
+    classifier.to(device)
+    evaluations = {
+        split: evaluate(
+            classifier.network, eval_batches(data, split, device, config.train.limit_batches), device=device, bf16=bf16
+        )
+        for split in SPLITS[1:]
+    }
+    stop = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
+    diagnosis = diagnose(config, data.info, evaluations, stopped=stop is not None and stop.reason is not None)
+    result = Result(
+        run=tracked,
+        info=data.info,
+        evaluations=evaluations,
+        diagnosis=diagnosis,
+        stopped=stop.reason if stop else None,
+        kept=kept,
+        trained_sec=trained_sec,
+        pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures"),
+    )
+    record(config, result, classifier.network, tracked)
+    return result
+
+
+def eval_batches(data: ImageDataModule, split: str, device: torch.device, limit: int | None = None) -> Iterator[Batch]:
+    """A split as evaluation sees it, on ``device``: every image once, normalised, not augmented."""
+    for batch in itertools.islice(data.loader(split), limit):
+        yield data.to_batch(Batch(*(column.to(device, non_blocking=True) for column in batch)))
+
+
+def load_weights(classifier: ImageClassifier, folder: Path, which: str) -> Kept:
+    """Put the best or the last checkpoint's weights into the classifier."""
+    path = folder / f"{which}.ckpt"
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    classifier.load_state_dict(checkpoint["state_dict"])
+    return Kept(which, epoch=int(checkpoint["epoch"]) + 1, step=int(checkpoint["global_step"]))
+
+
+def diagnose(
+    config: RunConfig, info: DataInfo, evaluations: dict[str, Evaluation], *, stopped: bool = False
+) -> Diagnosis:
+    """The verdict over one run's weights, with next moves in the config's own keys."""
+    augment, seen = config.augment, evaluations["train_eval"]
+    return diagnose_errors(
+        seen.err,
+        evaluations["val"].err,
+        seen.num_images,
+        evaluations["val"].num_images,
+        config.diagnosis.target_err,
+        config.diagnosis.tolerance,
+        train_population=info.num_train,
+        model=config.model.name,
+        norm=getattr(config.model, "norm", None),
+        keep_prob=config.model.keep_prob,
+        l2_lambda=config.optim.l2_lambda,
+        augments=augment != type(augment)(),
+        stops_early=config.early_stopping is not None,
+        stopped_early=stopped,
+        data_limited=config.data.num_train is not None,
+        unit=config.train.unit,
+    )
+
+
+def draw(
+    config: RunConfig,
+    data: ImageDataModule,
+    evaluations: dict[str, Evaluation],
+    history: list[dict[str, float]],
+    kept: Kept,
+    folder: Path,
+) -> list[Path]:
+    """The pictures of a run: learning curves, confusion matrix, sample predictions."""
+    from litmus.diagnosis import plots
+
+    folder.mkdir(parents=True, exist_ok=True)
+    info, test, unit = data.info, evaluations["test"], config.train.unit
+    x = "epoch" if unit == "epochs" else "step"
+    keys = {key for row in history for key in row if key in METRICS}
+    curves = {key: [(row[x], row[key]) for row in history if key in row] for key in keys}
+    matrix = confusion_matrix(test.labels, test.predicted, info.num_classes)
+    confidence = test.probabilities.max(1).values
+    chosen = torch.from_numpy(np.concatenate(pick_predictions(test.labels, test.predicted, confidence)))
+    return [
+        plots.learning_curves(
+            curves,
+            folder / "learning_curves.png",
+            best_epoch=kept.epoch if unit == "epochs" else kept.step,
+            target_err=config.diagnosis.target_err,
+            augmented=config.augment != type(config.augment)(),
+            unit=unit,
+        ),
+        plots.confusion(matrix, info.class_names, folder / "confusion.png", split="test"),
+        plots.predictions(
+            data.images("test")[test.idx[chosen]],
+            test.labels[chosen],
+            test.predicted[chosen],
+            test.probabilities[chosen],
+            info.class_names,
+            folder / "predictions.png",
+            totals=(test.num_errors, test.num_images),
+        ),
+    ]
+
+
+def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) -> None:
+    """Best values as metrics of their own, the verdict as tags, weights and pictures as artifacts."""
+    best = {
+        f"{'best' if split != 'test' else 'test'}/{name if split == 'test' else f'{split}_{name}'}": value
+        for split, seen in result.evaluations.items()
+        for name, value in (("loss", seen.loss), ("err", seen.err))
+    }
+    low, high = result.test_interval
+    best |= {"test/err_low": low, "test/err_high": high, "best/epoch": float(result.kept.epoch)}
+    best |= {
+        "diagnosis/avoidable_bias": result.diagnosis.bias.value,
+        "diagnosis/generalisation_gap": result.diagnosis.gap.value,
+    }
+    tracked.log_metrics(best, step=result.kept.step)
+    tracked.set_tags(
+        {
+            "litmus.verdict": result.diagnosis.verdict,
+            "litmus.evaluated": f"{result.kept.which} weights, epoch {result.kept.epoch}, step {result.kept.step}",
+            "litmus.stopped": result.stopped or f"after {config.train.length} {config.train.unit}",
+        }
+    )
+    weights = tracked.dir / "weights.safetensors"
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+    tracked.log_artifact(weights)
+    tracked.log_text(json.dumps(result.table(), indent=1), "result.json")
+    for picture in result.pictures:
+        tracked.log_artifact(picture, "pictures")
+
+
+def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.Trainer, tracked: Run) -> str:
+    """What is about to run, in three lines."""
+    train, optim = config.train, config.optim
+    size = num_params(network)
+    images = "x".join(map(str, (info.channels, *info.image_size)))
+    device = str(trainer.strategy.root_device)
+    facts = [f"lr {optim.lr:g}", f"l2_lambda {optim.l2_lambda:g}" if optim.l2_lambda else ""]
+    return "\n".join(
+        [
+            f"run    {config.run_name}, seed {config.seed}, in {tracked.dir}",
+            f"model  {config.model.name} {getattr(config.model, 'depth', getattr(config.model, 'backbone', ''))}, "
+            f"{size:,} parameters, on {device} in {train.precision}",
+            f"data   {info.name} {images}, {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, "
+            f"{info.num_classes} classes, from {info.source}",
+            f"optim  {optim.name}, {', '.join(filter(None, facts))}, {config.schedule.name} rate, "
+            f"{train.length:,} {train.unit} in batches of {config.data.batch_size * train.accumulate}",
+        ]
+    )
+
+
+def farewell(config: RunConfig, result: Result) -> str:
+    """The end of a run: test error, verdict, pictures, run, next command."""
+    test, (low, high) = result.evaluations["test"], result.test_interval
+    kept, run_id = result.kept, result.run.id or result.run.uid
+    ended = f"stopped: {result.stopped}; " if result.stopped else ""
+    lines = [
+        "",
+        f"test/err {test.err:.4f} (95% {low:.4f} to {high:.4f}; {test.num_errors:,} of {test.num_images:,} images), "
+        f"test/loss {test.loss:.4f}",
+        f"  {ended}{kept.which} weights by {config.monitor}, epoch {kept.epoch}"
+        if kept.which == "best"
+        else f"  {ended}last weights, epoch {kept.epoch}",
+        *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
+        *(f"  note: {note}" for note in result.diagnosis.notes),
+        "",
+        *(f"picture  {picture}" for picture in result.pictures),
+        f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
+        f"next     litmus ui    or    litmus test {run_id[:8]}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep Lightning's banners and the warnings that concern its users, not ours, off the screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                ".*does not have many workers.*",
+                ".*isinstance\\(treespec, LeafSpec\\).*",
+                ".*number of training batches.*",
+                ".*Checkpoint directory .* exists and is not empty.*",
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above ``path`` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
