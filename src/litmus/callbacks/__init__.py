@@ -1,0 +1,51 @@
+"""Lightning callbacks: thin carriers of what is computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import lightning as L
+
+from litmus.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from litmus.callbacks.early_stopping import GL, PQ, UP, Criterion, EarlyStopping, Patience, build_criterion
+from litmus.callbacks.ema import EMA
+from litmus.callbacks.plateau import ObservePlateau
+from litmus.callbacks.progress import EpochTable
+from litmus.callbacks.validate_at_end import ValidateAtEnd
+
+__all__ = [
+    "EMA",
+    "GL",
+    "PQ",
+    "UP",
+    "BestCheckpoint",
+    "Criterion",
+    "EarlyStopping",
+    "EpochTable",
+    "LastCheckpoint",
+    "ObservePlateau",
+    "Patience",
+    "ValidateAtEnd",
+    "build_criterion",
+    "skip_unused_hooks",
+]
+
+BATCH_HOOKS = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+    *(f"on_{stage}_batch_{end}" for stage in ("train", "validation", "test", "predict") for end in ("start", "end")),
+)
+
+
+def skip_unused_hooks(callbacks: Iterable[L.Callback]) -> None:
+    """Spare the trainer the calls, six a step and callback, that would do nothing.
+
+    Lightning calls each callback's every hook through its profiler, overridden or not, at 1.2 us a call on a CPU; eight
+    callbacks cost a small MLP a tenth of its step. What is not callable it passes over.
+    """
+    for callback in callbacks:
+        for hook in BATCH_HOOKS:
+            if getattr(type(callback), hook) is getattr(L.Callback, hook):
+                setattr(callback, hook, None)
