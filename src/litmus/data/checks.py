@@ -89,7 +89,8 @@ def check_unique(sets: Mapping[str, ImageSet], indices: Mapping[str, Tensor]) ->
         if pairs:
             shown = "; ".join(f"{left} = {right}" for left, right in pairs[:10])
             more = f"; and {len(pairs) - 10} more" if len(pairs) > 10 else ""
-            says = f"{len(pairs)} images are in both {one} and {other}, remove one of each pair: {shown}{more}"
+            count = f"{len(pairs)} image{'s' * (len(pairs) > 1)}"
+            says = f"{one} and {other} share {count}, remove one of each pair: {shown}{more}"
             problems.append(Problem(b.files.key, says))
     if problems:
         raise Refused(problems, source="data")
@@ -98,11 +99,13 @@ def check_unique(sets: Mapping[str, ImageSet], indices: Mapping[str, Tensor]) ->
 def _shared(a: FileImages, a_idx: np.ndarray, b: FileImages, b_idx: np.ndarray) -> list[tuple[str, str]]:
     place = {a.digests[k].tobytes(): k for k in a_idx}
     pairs = ((place.get(b.digests[k].tobytes()), k) for k in b_idx)
-    return [(_path(a, i), _path(b, k)) for i, k in pairs if i is not None]
+    same = a.files.base == b.files.base  # then the names below it are enough
 
+    def path(images: FileImages, position: int) -> str:
+        name = images.files.names[position]
+        return name if same else str(images.files.base / name)
 
-def _path(images: FileImages, position: int) -> str:
-    return str(images.files.base / images.files.names[position])
+    return [(path(a, i), path(b, k)) for i, k in pairs if i is not None]
 
 
 def network_problems(

@@ -158,7 +158,7 @@ class FileImages:
                 raise _unreadable(self.files, {position: str(bad)}) from None
             if pixels.shape != self.shape:
                 raise _unreadable(self.files, {position: f"changed since it was checked: now {pixels.shape}"})
-            images[row] = torch.from_numpy(pixels)
+            images.numpy()[row] = pixels
         return images
 
     def moments(self, idx: Tensor) -> Moments:
@@ -332,7 +332,8 @@ def _progress(total: int, what: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from litmus.errors import Problem, Refused
 
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_PIECE = 2**18  # bytes unpacked at once: gzip makes a copy of what it is asked for
 _GZIP_RATIO = 1100  # deflate cannot do better than 1032:1, so a header that claims more is wrong
 
 
@@ -40,7 +41,7 @@ def read_idx(path: Path) -> NDArray[Any]:
                 raise ValueError(f"header counts {_times(shape)} values, the file is far too short for that")
             array = np.empty(shape, dtype)
             view, got = array.reshape(-1).view(np.uint8).data, 0
-            while got < claimed and (read := file.readinto(view[got:])):
+            while got < claimed and (read := file.readinto(view[got : got + _PIECE])):
                 got += read
             if got < claimed or file.read(1):
                 found = f"only {got}" if got < claimed else "more"

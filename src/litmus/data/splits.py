@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from litmus.data.hashing import digest_of, hash64, permutation
+from litmus.data.hashing import hash64, permutation
 from litmus.errors import refuse
 
 Indices = NDArray[np.int64]
@@ -26,10 +26,6 @@ class Splits:
     train: Indices
     val: Indices
     test: Indices
-
-    @property
-    def digest(self) -> str:
-        return digest_of([self.train, self.val, self.test])
 
 
 def make_splits(
@@ -57,15 +53,15 @@ def make_splits(
         )
         raise refuse("data.val_fraction", says, val_fraction)
 
-    left = np.arange(num)
-    _, stays = np.unique(labels[permutation(num, "stay", split_seed)], return_index=True)
-    cuttable = np.setdiff1d(left, permutation(num, "stay", split_seed)[stays])
+    shuffled = permutation(num, "stay", split_seed)
+    _, first_of_class = np.unique(labels[shuffled], return_index=True)
+    cuttable = np.setdiff1d(shuffled, shuffled[first_of_class])
     taken: dict[str, Indices] = {}
     for split in ("test", "val"):
         order = stratified_order(labels[cuttable], split, split_seed)
         taken[split] = np.sort(cuttable[order[: sizes[split]]])
         cuttable = np.setdiff1d(cuttable, taken[split])
-    left = np.setdiff1d(left, np.concatenate(list(taken.values())))
+    left = np.setdiff1d(shuffled, np.concatenate(list(taken.values())))
     return Splits(train=left[stratified_order(labels[left], "train", split_seed)], val=taken["val"], test=taken["test"])
 
 

@@ -50,7 +50,7 @@ class Row:
         files: image files, decoded once into the cache; otherwise arrays.
         idx: the start of the names of the IDX files of each split, for the MNIST family.
         system: other folders that may hold the IDX files.
-        class_names: where torchvision knows none, or other ones.
+        class_names: where torchvision has none or other ones, and for IDX files, which are read without it.
         first_label: torchvision's label of our class 0.
         transposed: published lying on their side; we set them upright, like the other digits.
         mean, std: of the training set, pixels in [0, 1]; computed when there is none.
@@ -96,9 +96,14 @@ TABLE: dict[str, Row] = {
     "mnist": _mnist("MNIST", there="MNIST/raw", mb=12, class_names=_DIGITS, mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": _mnist(
         "FashionMNIST", there="FashionMNIST/raw", mb=31, mean=(0.2860,), std=(0.3530,),
+        class_names=(
+            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        ),
         system=("/usr/share/datasets/fashion-mnist",),  # Debian's package dataset-fashion-mnist
     ),
-    "kmnist": _mnist("KMNIST", there="KMNIST/raw", mb=21),
+    "kmnist": _mnist(
+        "KMNIST", there="KMNIST/raw", mb=21, class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    ),
     "qmnist": Row(
         "QMNIST", 10, {"train": 60_000, "test": 60_000}, "QMNIST/raw", 20, size=(28, 28), channels=1,
         idx={"train": "qmnist-train", "test": "qmnist-test"}, class_names=_DIGITS,
@@ -171,7 +176,7 @@ TABLE: dict[str, Row] = {
         {"train": {"split": "train-standard", "small": True}, "test": {"split": "val", "small": True}},
     ),
     "rendered_sst2": _photos(
-        "RenderedSST2", 2, {"train": 6_920, "val": 872, "test": 1_821}, "rendered-sst2/train", 19, _WITH_VAL
+        "RenderedSST2", 2, {"train": 6_920, "val": 872, "test": 1_821}, "rendered-sst2/train", 150, _WITH_VAL
     ),
     "stanford_cars": _photos(
         "StanfordCars", 196, {"train": 8_144, "test": 8_041}, "stanford_cars/devkit", 0, _BY_NAME
@@ -234,8 +239,7 @@ def _from_idx(request: Request, row: Row, split: str) -> Found:
         raise _missing(request, row, folders, [names[0] for names in wanted], "the download left other files")
     images, labels = (torch.from_numpy(array) for array in read_pair(*found))
     images = images.unsqueeze(1)
-    names = getattr(_class(row), "classes", None)
-    return _in_memory(request, row, images, labels), _named(names, row), found[0].parent
+    return _in_memory(request, row, images, labels), row.class_names, found[0].parent
 
 
 def _from_class(request: Request, row: Row, split: str) -> Found:
@@ -376,7 +380,11 @@ def _missing(request: Request, row: Row, folders: list[Path], wanted: list[str],
     fetch = f'python -c "from torchvision.datasets import {row.cls} as D; {calls}"'
     says = (
         f"looked for {' and '.join(wanted)} in {', '.join(map(str, folders))}: {reason}. "
-        + (f"Where there is a network, {fetch} fetches it (about {row.mb:,} MB); " if row.mb else "It has to be found by hand; ")
+        + (
+            f"Where there is a network, {fetch} fetches it (about {row.mb:,} MB); "
+            if row.mb
+            else "It has to be found by hand; "
+        )
         + "copy what that makes into the root, or set data.root or LITMUS_DATA to the folder that holds it"
     )
     return Refused(Problem("data.name", says, request.name), source=request.name)

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from litmus.data.splits import make_splits, stratified_order
+from litmus.errors import Refused
+
+BALANCED = np.repeat(np.arange(10), 100)
+SKEWED = np.repeat(np.arange(6), [600, 200, 100, 60, 39, 1])
+MANY_TINY = np.concatenate([np.zeros(900, int), np.arange(1, 101)])  # 100 classes of one image each
+
+
+def cut(labels, **changes):
+    return make_splits(labels, **{"split_seed": 0, "val_fraction": 0.1, "test_fraction": 0.2, **changes})
+
+
+@pytest.mark.parametrize("labels", [BALANCED, SKEWED, MANY_TINY], ids=["balanced", "skewed", "tiny"])
+def test_every_image_is_in_exactly_one_split(labels):
+    splits = cut(labels)
+    together = np.concatenate([splits.train, splits.val, splits.test])
+    assert np.array_equal(np.sort(together), np.arange(len(labels)))
+    assert (len(splits.val), len(splits.test)) == (100, 200)
+
+
+@pytest.mark.parametrize("labels", [BALANCED, SKEWED, MANY_TINY], ids=["balanced", "skewed", "tiny"])
+def test_no_class_is_left_without_a_training_image(labels):
+    assert set(labels[cut(labels).train]) == set(labels)
+
+
+def test_splits_hold_each_class_in_proportion():
+    splits = cut(SKEWED)
+    for indices in (splits.val, splits.test):
+        found = np.bincount(SKEWED[indices], minlength=6)
+        assert np.abs(found - np.bincount(SKEWED) * len(indices) / 1000).max() < 1.5
+
+
+@pytest.mark.parametrize("labels", [BALANCED, SKEWED, MANY_TINY], ids=["balanced", "skewed", "tiny"])
+def test_every_prefix_of_a_stratified_order_is_stratified(labels):
+    order = stratified_order(labels, "train", 0)
+    share = np.bincount(labels) / len(labels)
+    for n in range(1, len(labels) + 1, 7):
+        assert np.abs(np.bincount(labels[order[:n]], minlength=len(share)) - n * share).max() < 1.6
+
+
+def test_prefixes_of_a_balanced_set_are_exactly_balanced():
+    order = stratified_order(BALANCED, "train", 5)
+    assert all((np.bincount(BALANCED[order[: 10 * n]]) == n).all() for n in range(1, 101))
+
+
+def test_splits_are_the_recorded_ones():
+    labels = np.arange(30) % 3
+    splits = cut(labels)
+    assert splits.test.tolist() == [1, 2, 4, 15, 18, 29]
+    assert splits.val.tolist() == [22, 26, 27]
+    assert splits.train[:6].tolist() == [11, 19, 24, 17, 7, 0]
+
+
+def test_another_seed_gives_other_splits():
+    assert len(np.intersect1d(cut(BALANCED, split_seed=1).test, cut(BALANCED).test)) < 80  # 40 by chance
+
+
+def test_the_test_split_does_not_move_with_the_validation_fraction():
+    assert np.array_equal(cut(SKEWED, val_fraction=0.3).test, cut(SKEWED).test)
+
+
+def test_a_split_with_a_set_of_its_own_takes_nothing_from_training():
+    splits = cut(BALANCED, val_fraction=None, test_fraction=None)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (1000, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "says"),
+    [
+        (BALANCED, {"val_fraction": 0.5, "test_fraction": 0.6}, r"take 1100 of 1000 images"),
+        (BALANCED, {"val_fraction": 0.5, "test_fraction": 0.5}, r"take 1000 of 1000 images"),
+        (BALANCED, {"val_fraction": 0.0}, r"val_fraction = 0.0: leaves the val split empty: 1000 images"),
+        (np.arange(4) % 2, {}, r"val_fraction = 0.1: leaves the val split empty: 4 images"),
+        (np.arange(10), {"test_fraction": None}, r"each of 10 classes needs one"),
+    ],
+)
+def test_splits_that_leave_nothing_are_refused_with_the_figures(labels, changes, says):
+    with pytest.raises(Refused, match=says):
+        cut(labels, **changes)
