@@ -145,11 +145,13 @@ def test_the_head_begins_with_the_linear_gain():
     assert network.layers[0].before.linear.weight.var().item() == pytest.approx(2 / 64, rel=0.02)
 
 
-def test_gates_and_projections_begin_with_their_own_gain():
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_gates_and_projections_begin_with_their_own_gain(preactivation):
     torch.manual_seed(0)
     gate = build_network("highway", depth=8, width=64).stages[0].blocks[0].gate.conv
     assert gate.weight.var().item() == pytest.approx(1 / (64 * 9), rel=0.03)
-    projection = build_network("residual", depth=8, width=64, shortcut="B").stages[1].blocks[0].shortcut.conv
+    residual = build_network("residual", depth=8, width=64, shortcut="B", preactivation=preactivation)
+    projection = residual.stages[1].blocks[0].shortcut.conv
     assert projection.weight.var().item() == pytest.approx(1 / 64, rel=0.05)
 
 

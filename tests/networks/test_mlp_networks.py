@@ -65,6 +65,18 @@ def test_zero_gamma_starts_every_block_of_an_mlp_as_its_shortcut():
     network = built("residual_mlp", depth=8, width=16, norm="batch", zero_gamma=True)
     x = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(network.features(x), network.layers[0](x.flatten(1)))
+    scales = [layer.before.norm.weight for layer in network.layers]
+    assert [bool(scale.any()) for scale in scales] == [True] + [True, False] * 3
+    network(x).logsumexp(1).sum().backward()
+    assert all(scale.grad.any() for scale in scales[2::2])  # they can leave zero
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual_mlp"])
+def test_norm_options_reach_every_norm_of_an_mlp(name):
+    batch = built(name, depth=4, width=8, norm="batch", norm_momentum=0.3, norm_eps=1e-3)
+    assert [(m.momentum, m.eps) for m in batch.modules() if isinstance(m, nn.BatchNorm1d)] == [(0.3, 1e-3)] * 3
+    group = built(name, depth=4, width=8, norm="group", norm_groups=4, norm_eps=1e-3)
+    assert [(m.num_groups, m.eps) for m in group.modules() if isinstance(m, nn.GroupNorm)] == [(4, 1e-3)] * 3
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,13 @@ def test_dropout_stands_just_before_the_second_convolution(name, options, dropou
         assert isinstance(layers[[type(m) for m in layers].index(kind) + 1], nn.Conv2d)
 
 
-@pytest.mark.parametrize("name", ["residual", "highway"])
-def test_stochastic_depth_follows_the_linear_rule(name):
-    network = built(name, depth=20, width=4, keep_prob=0.5, dropout="stochastic_depth")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("residual", {}), ("residual", {"preactivation": True}), ("highway", {})],
+    ids=["v1", "v2", "highway"],
+)
+def test_stochastic_depth_follows_the_linear_rule(name, options):
+    network = built(name, **options, depth=20, width=4, keep_prob=0.5, dropout="stochastic_depth")
     survival = [m.keep_prob for m in network.modules() if isinstance(m, StochasticDepth)]
     assert survival == pytest.approx([1 - block / 9 * 0.5 for block in range(1, 10)])  # Huang et al. 2016, eq. 4
     assert len(dropouts(network)) == 9  # and nothing else is dropped

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from litmus.networks.checks import at_least, one_of, probability_to_keep
 
+# None works in place, though it would save 4% of a training step (residual-20, CPU): an activation in place overwrites
+# what a hook on the layer before it has kept, and torch refuses backward hooks there. Diagnosis lives on both.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
