@@ -63,7 +63,7 @@ class ImageClassifier(L.LightningModule):
         return self.network(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, labels = batch[0], batch[1]
+        images, labels = batch[0].to(self.dtype), batch[1]
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         errors = count_errors(logits, labels)
@@ -97,7 +97,7 @@ class ImageClassifier(L.LightningModule):
         return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
     def _evaluate(self, batch: Any, split: str) -> None:
-        images, labels = batch[0], batch[1]
+        images, labels = batch[0].to(self.dtype), batch[1]
         logits = self.network(images)
         self.sums[split].add(F.cross_entropy(logits, labels), count_errors(logits, labels), len(images))
 
@@ -108,7 +108,8 @@ class ImageClassifier(L.LightningModule):
             metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
             at = {"epoch": self.current_epoch + 1, "step": self.trainer.global_step}
             self.history.append({**at, **metrics})
-        self.log_dict(metrics, prog_bar=True)
+        self.log_dict(metrics, prog_bar=True, logger=False)  # for the callbacks
+        self._to_loggers(metrics)
 
     def _refuse_non_finite(self, metrics: dict[str, float]) -> None:
         wrong = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
@@ -120,10 +121,15 @@ class ImageClassifier(L.LightningModule):
             )
 
     def _log_step(self, loss: Tensor, err: Tensor) -> None:
-        if self.logger is not None:  # straight to the logger: self.log at every step doubles the step of a small net
+        """Straight to the loggers: ``self.log`` at every step doubles the step of a small net."""
+        if self.loggers:
             lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-            metrics = {"train_step/loss": loss.item(), "train_step/err": err.item(), "train_step/lr": lr}
-            self.logger.log_metrics(metrics, step=self.trainer.global_step)
+            self._to_loggers({"train_step/loss": loss.item(), "train_step/err": err.item(), "train_step/lr": lr})
+
+    def _to_loggers(self, metrics: dict[str, float]) -> None:
+        """Under the number of optimizer steps done; Lightning itself would count from 0 here and from 1 there."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.trainer.global_step)
 
 
 class Sums:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +75,7 @@ def lr(
         raise refuse("--low", f"must be > 0 and < --high, {high:g}", low)
     from litmus.commands import lr_range_test
 
-    lr_range_test(config, steps=steps, low=low, high=high, command=command_line())
+    lr_range_test(config, steps=steps, low=low, high=high, sources=sources or [])
 
 
 @app.command()
@@ -89,6 +88,21 @@ def runs(
     from litmus.commands import list_runs
 
     list_runs(home=home, uri=uri, limit=limit)
+
+
+@app.command()
+def sync(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="As for test; default: every run not yet sent.")
+    ] = None,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """Send to MLflow what it does not have yet; twice is the same as once."""
+    from litmus.commands import send
+
+    if not send(run, home=home, uri=uri):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -142,11 +156,6 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-
-
-def command_line(argv: list[str] | None = None) -> str:
-    """What the user typed, as a shell would read it."""
-    return shlex.join(["litmus", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

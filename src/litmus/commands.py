@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from litmus.config import RunConfig, load_config
 
 def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
     """Everything that can be refused before compute; with ``show``, a picture of augmented training batches."""
-    from litmus.experiment import checked_data, make_network
+    from litmus.experiment import checked_data, make_network, shown
     from litmus.networks import num_params
 
     data = checked_data(config)
@@ -26,7 +27,7 @@ def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = pri
     )
     say(f"model  {config.model.name}, {num_params(make_network(config, info)):,} parameters")
     if show:
-        say(f"picture  {draw_augmented(config, data)}")
+        say(f"picture  {shown(draw_augmented(config, data))}")
     say("nothing to refuse; next: litmus fit with the same arguments")
 
 
@@ -106,28 +107,45 @@ def best_device(accelerator: str) -> Any:
 
 def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], None] = print) -> None:
     """A table of runs, newest first."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from litmus.tracking import list_runs as find_runs
 
     stored = find_runs(home=home, uri=uri, limit=limit)
     if not stored:
         say(f"no runs in {home}; make one: litmus fit configs/digits_resnet8.yaml")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, justify in (
-        *(("run", "left"), ("name", "left"), ("status", "left"), ("val/err", "right")),
-        *(("test/err", "right"), ("verdict", "left"), ("age", "right")),
-    ):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    rows = [("run", "kind", "name", "status", "val/err", "test/err", "age", "verdict")]
     for run in stored:
-        rates = [f"{run.metrics[key]:.4f}" if key in run.metrics else "" for key in ("best/val_err", "test/err")]
-        age = ago(time.time() - run.started_at)
-        table.add_row((run.id or run.uid)[:8], run.name, run.status, *rates, run.tags.get("litmus.verdict", ""), age)
-    Console(soft_wrap=True).print(table)
-    say(f"next: litmus test {(stored[0].id or stored[0].uid)[:8]}    or    litmus ui")
+        val_err, test_err = (
+            f"{run.metrics[key]:.4f}" if key in run.metrics else "" for key in ("best/val_err", "test/err")
+        )
+        age, verdict = ago(time.time() - run.started_at), run.tags.get("litmus.verdict", "")
+        rows.append((run.id8, run.kind, run.name, run.status, val_err, test_err, age, verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    trained = next((run for run in stored if run.kind == "train"), None)
+    say(f"next: {f'litmus test {trained.id8}    or    ' if trained else ''}litmus ui")
+
+
+def send(reference: str | None, *, home: str, uri: str | None, say: Callable[[str], None] = print) -> bool:
+    """Send one run, or every run that was not sent; False when something is left."""
+    from litmus.errors import refuse
+    from litmus.tracking import find_run, sync, unsynced
+
+    directories = unsynced(home)
+    if reference is not None:
+        found = find_run(reference, home=home, uri=uri)
+        if found.dir is None:
+            raise refuse("run", f"has no run directory in {home}: there is nothing to send from here", reference)
+        directories = [found.dir]
+    if not directories:
+        say("nothing to send")
+    complete = True
+    for directory in directories:
+        sent = sync(directory, uri=uri)
+        complete &= sent.complete
+        say(f"{directory.name}  {'sent' if sent.complete else f'not sent: {sent.error}'}")
+    return complete
 
 
 def ago(elapsed_sec: float) -> str:
@@ -139,7 +157,13 @@ def ago(elapsed_sec: float) -> str:
 
 
 def lr_range_test(
-    config: RunConfig, *, steps: int, low: float, high: float, command: str, say: Callable[[str], None] = print
+    config: RunConfig,
+    *,
+    steps: int,
+    low: float,
+    high: float,
+    sources: Sequence[str] = (),
+    say: Callable[[str], None] = print,
 ) -> None:
     """Train with a rate that grows from ``low`` to ``high``, and read a rate off the curve of the loss (Smith 2017).
 
@@ -149,7 +173,7 @@ def lr_range_test(
     import json
 
     from litmus.diagnosis import plots, suggest_lr
-    from litmus.experiment import checked_data, make_classifier, quiet_libraries, start_tracking
+    from litmus.experiment import checked_data, make_classifier, quiet_libraries, shown, start_tracking
 
     with quiet_libraries():
         data = checked_data(config)
@@ -168,9 +192,9 @@ def lr_range_test(
         say(f"suggested optim.lr = {found.lr:.2g}; the config has {config.optim.lr:g}")
     if found.note:
         say(f"  note: {found.note}")
-    say(f"picture  {picture}")
+    say(f"picture  {shown(picture)}")
     if found.lr is not None:
-        say(f"next     {command.replace('litmus lr', 'litmus fit', 1)} optim.lr={found.lr:.2g}")
+        say(f"next     {shlex.join(['litmus', 'fit', *sources, f'optim.lr={found.lr:.2g}'])}")
 
 
 def training_batches(data: Any, device: Any) -> Iterator[Any]:

@@ -199,6 +199,7 @@ def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
         kind=kind,
         params=flatten(config),
         tags={**config.tracking.tags, **environment_tags(environment())},
+        send="off" if config.tracking.offline else "process",
     )
     tracked.log_text(dump_config(config), "config.yaml")
     tracked.log_text(installed_packages(), "packages.txt")
@@ -215,7 +216,7 @@ def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier
     if getattr(config.model, "init", None) == "lsuv":
         lsuv_(network, next(eval_batches(data, "train_eval", torch.device("cpu")))[0])
     if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         network.compile()
     return ImageClassifier(
@@ -230,7 +231,9 @@ def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier
 
 def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -> L.Trainer:
     train = config.train
-    length = {"max_epochs": train.length} if train.unit == "epochs" else {"max_epochs": -1, "max_steps": train.length}
+    length: dict[str, Any] = {"max_epochs": train.length}
+    if train.unit == "steps":
+        length = {"max_epochs": -1, "max_steps": train.length}
     every: dict[str, Any] = {"check_val_every_n_epoch": 1}
     if train.val_every and train.unit == "epochs":
         every = {"check_val_every_n_epoch": train.val_every}
@@ -436,7 +439,7 @@ def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.T
     facts = [f"lr {optim.lr:g}", f"l2_lambda {optim.l2_lambda:g}" if optim.l2_lambda else ""]
     return "\n".join(
         [
-            f"run    {config.run_name}, seed {config.seed}, in {tracked.dir}",
+            f"run    {config.run_name}, seed {config.seed}, in {shown(tracked.dir)}",
             f"model  {config.model.name} {getattr(config.model, 'depth', getattr(config.model, 'backbone', ''))}, "
             f"{size:,} parameters, on {device} in {train.precision}",
             f"data   {info.name} {images}, {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, "
@@ -462,11 +465,17 @@ def farewell(config: RunConfig, result: Result) -> str:
         *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
         *(f"  note: {note}" for note in result.diagnosis.notes),
         "",
-        *(f"picture  {picture}" for picture in result.pictures),
+        *(f"picture  {shown(picture)}" for picture in result.pictures),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
         f"next     litmus ui    or    litmus test {run_id[:8]}",
     ]
     return "\n".join(lines)
+
+
+def shown(path: Path) -> Path:
+    """A path as a person reads it: relative where it lies below the folder they are in."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager

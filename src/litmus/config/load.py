@@ -49,7 +49,7 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     if problems:
         raise Refused(problems, source="config")
     try:
-        whole = OmegaConf.create({})
+        whole: Any = OmegaConf.create({})
         for part in (*parts, OmegaConf.merge(*typed) if typed else {}):
             _leave_old_members(whole, part)
             whole = OmegaConf.merge(whole, part)

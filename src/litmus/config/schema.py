@@ -559,6 +559,8 @@ class TrackingConfig(Section):
     """Folder of the embedded MLflow store and of the run directories."""
     uri: Annotated[str, AfterValidator(_uri)] | None = None
     """An MLflow server; default: the environment's MLFLOW_TRACKING_URI, else the embedded store."""
+    offline: bool = False
+    """Keep the record in the run directory until ``litmus sync``: for machines without a network."""
     experiment: str | None = Field(None, min_length=1, max_length=250)
     """Default: ``litmus/<data>``."""
     tags: Annotated[dict[str, str], AfterValidator(_names)] = Field(default_factory=dict)
