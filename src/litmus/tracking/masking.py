@@ -44,7 +44,7 @@ _SHAPES = re.compile(
             r"\bgithub_pat_[A-Za-z0-9_]{22,}",
             r"\bgl(?:pat|dt|rt|ptt|oas|cbt)-[A-Za-z0-9_-]{18,}",
             r"\bhf_[A-Za-z0-9]{20,}",
-            r"\b(?:sk|rk|pk)-(?:[a-z]+-)*[A-Za-z0-9_-]{20,}",
+            r"\b(?:sk|rk|pk)-[A-Za-z0-9_-]{20,}",
             r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
             r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
             r"\bxapp-[A-Za-z0-9-]{10,}",
@@ -64,7 +64,9 @@ _SHAPES = re.compile(
         ]
     )
 )
-_URL_PASSWORD = re.compile(r"(?P<before>\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)")
+_URL_PASSWORD = re.compile(
+    r"(?P<before>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)"
+)
 _URL_TOKEN = re.compile(r"(?P<before>\bhttps?://)[A-Za-z0-9_-]{20,}(?=@)")
 _SIGNED_URL = re.compile(
     r"(?P<before>[?&;](?:X-Amz-Signature|X-Amz-Security-Token|X-Amz-Credential|X-Goog-Signature|X-Goog-Credential"
@@ -74,7 +76,8 @@ _SIGNED_URL = re.compile(
 _AUTH_HEADER = re.compile(r"(?P<before>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _ACCOUNT_KEY = re.compile(r"(?P<before>\b(?:AccountKey|SharedAccessKey|Password|Pwd)=)[^;\s'\"]{6,}", re.IGNORECASE)
 
-_NAME = r"[A-Za-z_][\w.-]*"
+_WORD = r"[A-Za-z_][\w.-]{0,120}"
+_NAME = rf"(?<![\w.])(?<![\w.]-){_WORD}"  # from its first letter: trying each letter of a long word is quadratic
 # name = "value", name: 'value', "name": "value"
 _QUOTED = re.compile(
     rf"(?P<name>{_NAME})(?P<sep>[\"']?[ \t]*[:=][ \t]*[bruf]?)"
@@ -82,10 +85,10 @@ _QUOTED = re.compile(
 )
 # name=value, name: value
 _BARE = re.compile(rf"(?P<name>{_NAME})(?P<sep>[\"']?[ \t]*[:=][ \t]*)(?P<value>[^\s\"',;{{}}\[\]&|]+)")
-_FLAG = re.compile(r"(?P<name>--?[A-Za-z][\w.-]*)(?P<sep>[ \t]+)(?P<value>(?!-)[^\s\"']+)")
+_FLAG = re.compile(r"(?P<name>(?<![\w-])--?[A-Za-z][\w.-]*)(?P<sep>[ \t]+)(?P<value>(?!-)[^\s\"']+)")
 # A whole line of YAML, an .ini or an .env; in a diff it begins with + or -.
 _LINE = re.compile(
-    rf"(?P<head>[+ -]? *(?:- +)?(?:export +)?[\"']?(?P<name>{_NAME})[\"']?[ \t]*[:=][ \t]*)"
+    rf"(?P<head>[+ -]? *(?:- +)?(?:export +)?[\"']?(?P<name>{_WORD})[\"']?[ \t]*[:=][ \t]*)"
     r"(?P<value>.*?)(?P<tail>(?:\s+#.*)?\s*)"
 )
 

@@ -35,6 +35,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _WRITE_EVERY_SEC = 0.5
 _LOOK_EVERY_SEC = 5.0
+_LAST_TRIES = 3
 _WHOLE_WAIT = 6  # times the silence that is waited out at the end
 _MAX_BUFFERED = 200_000
 _MAX_MASKED_BYTES = 8_000_000
@@ -130,7 +131,7 @@ class Run:
 
         lock = Lock(directory / OWNER_LOCK)
         try:
-            if not lock.acquire(5.0 if continued else 0.0):
+            if not lock.acquire(1.0 if continued else 0.0):
                 with Spool(directory) as spool:
                     holder = spool.meta
                 by = f"process {holder.get('owner_pid')} on {holder.get('owner_host')}"
@@ -407,6 +408,7 @@ class Run:
         began = heard_at = time.monotonic()
         silence_sec = timeout_sec if self._destination.database is None else timeout_sec * _WHOLE_WAIT
         heard: object = None
+        tries = 0
         self._link.wake()
         while True:
             try:
@@ -419,8 +421,13 @@ class Run:
             now = time.monotonic()
             if progress != heard:
                 heard, heard_at = progress, now
-            if state.error and state.error_at >= asked_at:  # one honest try since we asked
-                return state.error
+            if state.error and state.error_at >= asked_at:
+                tries += 1
+                if tries == _LAST_TRIES:
+                    return state.error
+                time.sleep(0.3)
+                asked_at = now_ms()
+                self._link.wake()
             if dead := self._link.dead:
                 return state.error or dead
             if now - heard_at >= silence_sec or now - began >= timeout_sec * _WHOLE_WAIT:

@@ -216,6 +216,8 @@ def start(directory: Path, destination: Destination, mode: Mode) -> Link:
     global _process
     with _process_lock:
         if _process is None or not _process.usable:
+            if _process is not None:
+                _process.close(0.0)
             try:
                 _process = _Process(directory / LOG_FILE)
             except OSError as error:  # no process to be had: the run is recorded all the same

@@ -43,6 +43,8 @@ CREATE TABLE delivered (label TEXT, seq INTEGER, PRIMARY KEY (label, seq));     
 CREATE TABLE skipped (label TEXT, seq INTEGER, reason TEXT, PRIMARY KEY (label, seq)); -- rows MLflow will never take
 """
 
+_COLUMNS = "at, kind, key, value, step"
+
 # Distinct keys by jumping from one to the next in the index: a million points cost as little as ten.
 _LAST_METRICS = """
 WITH RECURSIVE keys (key) AS (
@@ -108,17 +110,14 @@ class Spool:
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         try:
-            db = self._open(f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}")
-            journal = "TRUNCATE" if on_network(self.directory) else "WAL"
-            db.execute(f"PRAGMA journal_mode={journal}")
-            db.execute("PRAGMA synchronous=NORMAL")
-            if create:
-                db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('format', '{FORMAT}'); COMMIT;")
+            db = self._prepared(create)
         except sqlite3.OperationalError:
             if create:
                 raise
             # A run directory on a read-only disk can still be read, as nobody can be writing to it.
             db = self._open(f"{self.path.as_uri()}?mode=ro&immutable=1")
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.path} is not a run's spool: {error}") from None
         try:
             (found,) = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except (sqlite3.DatabaseError, TypeError) as error:
@@ -127,6 +126,19 @@ class Spool:
         if int(found) > FORMAT:
             db.close()
             raise ValueError(f"{self.path} has format {found}; this Litmus reads up to {FORMAT}")
+        return db
+
+    def _prepared(self, create: bool) -> sqlite3.Connection:
+        db = self._open(f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}")
+        try:
+            journal = "TRUNCATE" if on_network(self.directory) else "WAL"
+            db.execute(f"PRAGMA journal_mode={journal}")
+            db.execute("PRAGMA synchronous=NORMAL")
+            if create:
+                db.executescript(f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('format', '{FORMAT}'); COMMIT;")
+        except BaseException:
+            db.close()
+            raise
         return db
 
     @staticmethod
@@ -164,7 +176,7 @@ class Spool:
     def append(self, rows: Iterable[tuple[int, str, str, Any, int | None]]) -> None:
         """Rows of (at, kind, key, value, step), all or none. A parameter or a metric point that is there stays."""
         with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO log (at, kind, key, value, step) VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany(f"INSERT INTO log ({_COLUMNS}) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
 
     def set_meta(self, **values: str) -> None:
         with self._transaction() as db:
@@ -204,7 +216,7 @@ class Spool:
     def after(self, seq: int, limit: int) -> list[Row]:
         """The next rows in the order they were written, artifacts left out: those are delivered on their own."""
         rows = self._all(
-            "SELECT seq, at, kind, key, value, step FROM log WHERE seq > ? AND kind != 'artifact' ORDER BY seq LIMIT ?",
+            f"SELECT seq, {_COLUMNS} FROM log WHERE seq > ? AND kind != 'artifact' ORDER BY seq LIMIT ?",
             seq,
             limit,
         )
@@ -216,7 +228,7 @@ class Spool:
     def undelivered(self, label: str) -> list[Row]:
         """Artifacts that are not at this destination yet; of a path written twice, only the last counts."""
         rows = self._all(
-            "SELECT max(seq), at, kind, key, value, step FROM log WHERE kind = 'artifact' GROUP BY key"
+            f"SELECT max(seq), {_COLUMNS} FROM log WHERE kind = 'artifact' GROUP BY key"
             " HAVING max(seq) NOT IN (SELECT seq FROM delivered WHERE label = ?1 UNION"
             " SELECT seq FROM skipped WHERE label = ?1) ORDER BY seq",
             label,

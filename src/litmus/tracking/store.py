@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -348,6 +349,26 @@ def _remote(run: Any, experiment: str) -> Remote:
     )
 
 
+# What hides in a request library's paragraph, and how a person would say it.
+_PLAIN = [
+    (r"Connection refused|actively refused", "refuses connections: no server listens there"),
+    (r"timed out|[Tt]imeout", "does not answer in time"),
+    (r"Failed to resolve|Name or service not known|getaddrinfo|nodename nor servname", "has a name that is not known"),
+    (r"too many (\d+) error responses|error code (5\d\d)", "answers with an error {0}"),
+    (r"error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED|CUSTOMER_UNAUTHORIZED",
+     "refuses who we are; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"),
+    (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed", "has a certificate that is not trusted"),
+    (r"RemoteDisconnected|Connection aborted|Connection reset", "closed the connection"),
+]  # fmt: skip
+
+
+def _plainly(text: str, destination: Destination) -> str:
+    for pattern, says in _PLAIN:
+        if destination.database is None and (found := re.search(pattern, text)):
+            return f"{destination.label} {says.format(*filter(None, found.groups()))}"
+    return text.replace(destination.uri, destination.label)[:500]
+
+
 @contextmanager
 def _sorted_errors(destination: Destination) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
@@ -357,7 +378,7 @@ def _sorted_errors(destination: Destination) -> Iterator[None]:
     except (StoreTrouble, RowsRefused, RunGone, RunDeleted, FileNotFoundError):
         raise
     except MlflowException as error:
-        says = " ".join(str(error).split())[:500].replace(destination.uri, destination.label)
+        says = _plainly(" ".join(str(error).split()), destination)
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise RunGone(says) from error
         if "must be in the 'active' state" in says:
@@ -368,4 +389,4 @@ def _sorted_errors(destination: Destination) -> Iterator[None]:
             raise RowsRefused(says) from error
         raise StoreTrouble(says) from error
     except Exception as error:  # whatever a driver, proxy or plugin raises, training must not meet it
-        raise StoreTrouble(f"{type(error).__name__}: {error}"[:500]) from error
+        raise StoreTrouble(_plainly(f"{type(error).__name__}: {error}", destination)) from error

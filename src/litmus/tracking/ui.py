@@ -16,7 +16,7 @@ def server_url(*, home: str | os.PathLike[str] = DEFAULT_HOME, uri: str | None =
 
 
 def ui_command(
-    home: str | os.PathLike[str] = DEFAULT_HOME, uri: str | None = None, *, host: str = "127.0.0.1", port: int = 5000
+    home: str | os.PathLike[str] = DEFAULT_HOME, uri: str | None = None, host: str = "127.0.0.1", port: int = 5000
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of a process that serves the store's UI at ``http://host:port`` until it is stopped.
 
