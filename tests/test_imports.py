@@ -16,8 +16,8 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "data": set(),
     "diagnosis": set(),
     "tracking": set(),
-    "callbacks": {"networks", "optim"},
-    "classifier": {"networks", "optim"},
+    "callbacks": {"optim"},
+    "classifier": {"callbacks", "networks", "optim"},
     "evaluation": {"classifier"},
     "experiment": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),

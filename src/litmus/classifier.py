@@ -9,6 +9,7 @@ import lightning as L
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litmus.callbacks.plateau import ObservePlateau
 from litmus.networks import build_network
 from litmus.optim import build_optimizer, build_schedule
 
@@ -59,6 +60,12 @@ class ImageClassifier(L.LightningModule):
         self.sums = {split: Sums() for split in ("train", "val", "train_eval", "test")}
         self.history: list[dict[str, float]] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # set by Lightning 40 times a step; past nn.Module's search it costs nothing
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
@@ -89,12 +96,15 @@ class ImageClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainer, schedule = self.trainer, self.schedule
+        total_steps = int(trainer.estimated_stepping_batches)  # loads the training data, which num_train_of looks at
         optimizer = build_optimizer(self.network, num_train=self.num_train or num_train_of(trainer), **self.optim)
-        total_steps = int(trainer.estimated_stepping_batches)
         in_steps = trainer.max_epochs in (None, -1)
         unit_steps = 1 if in_steps else max(1, total_steps // trainer.max_epochs)  # type: ignore[operator]
         lr_scheduler = build_schedule(optimizer, total_steps=total_steps, unit_steps=unit_steps, **schedule)
         return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [ObservePlateau()] if self.schedule["name"] == "plateau" else []
 
     def _evaluate(self, batch: Any, split: str) -> None:
         images, labels = batch[0].to(self.dtype), batch[1]

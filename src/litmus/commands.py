@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from litmus.config import RunConfig, load_config
+from litmus.config import RunConfig, load_config, notes
 
 
 def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
@@ -26,6 +26,8 @@ def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = pri
         f"splits {info.split_digest}"
     )
     say(f"model  {config.model.name}, {num_params(make_network(config, info)):,} parameters")
+    for note in notes(config):
+        say(f"note   {note}")
     if show:
         say(f"picture  {shown(draw_augmented(config, data))}")
     say("nothing to refuse; next: litmus fit with the same arguments")

@@ -27,13 +27,12 @@ from litmus.callbacks import (
     EarlyStopping,
     EpochTable,
     LastCheckpoint,
-    ObservePlateau,
     ValidateAtEnd,
     build_criterion,
     skip_unused_hooks,
 )
 from litmus.classifier import ImageClassifier
-from litmus.config import METRICS, RunConfig, dump_config, flatten, options
+from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options
 from litmus.data.batch import Batch, DataInfo
 from litmus.data.checks import network_problems
 from litmus.data.datamodule import SPLITS, ImageDataModule
@@ -94,12 +93,17 @@ class Result:
         }
 
 
+def augments(config: RunConfig) -> bool:
+    """Whether training images are changed at all."""
+    return config.augment != type(config.augment)()
+
+
 def make_data(config: RunConfig) -> ImageDataModule:
     return ImageDataModule(
         config.data.name,
         **options(config.data),
         seed=config.seed,
-        augment=config.augment.model_dump(),
+        augment=config.augment.model_dump() if augments(config) else None,
         channels_last=config.train.channels_last,
     )
 
@@ -266,8 +270,6 @@ def make_callbacks(config: RunConfig, folder: Path) -> list[L.Callback]:
     callbacks: list[L.Callback] = []
     if config.train.ema_decay is not None:
         callbacks.append(EMA(config.train.ema_decay))
-    if config.schedule.name == "plateau":
-        callbacks.append(ObservePlateau())
     if stop is not None:
         watched = getattr(stop, "monitor", "val/loss")
         direction = {"mode": METRICS[watched]} if stop.name == "patience" else {}
@@ -339,7 +341,7 @@ def diagnose(
     config: RunConfig, info: DataInfo, evaluations: dict[str, Evaluation], *, stopped: bool = False
 ) -> Diagnosis:
     """The verdict over one run's weights, with next moves in the config's own keys."""
-    augment, seen = config.augment, evaluations["train_eval"]
+    seen = evaluations["train_eval"]
     return diagnose_errors(
         seen.err,
         evaluations["val"].err,
@@ -352,7 +354,7 @@ def diagnose(
         norm=getattr(config.model, "norm", None),
         keep_prob=config.model.keep_prob,
         l2_lambda=config.optim.l2_lambda,
-        augments=augment != type(augment)(),
+        augments=augments(config),
         stops_early=config.early_stopping is not None,
         stopped_early=stopped,
         data_limited=config.data.num_train is not None,
@@ -385,7 +387,7 @@ def draw(
             folder / "learning_curves.png",
             best_epoch=kept.epoch if unit == "epochs" else kept.step,
             target_err=config.diagnosis.target_err,
-            augmented=config.augment != type(config.augment)(),
+            augmented=augments(config),
             unit=unit,
         ),
         plots.confusion(matrix, info.class_names, folder / "confusion.png", split="test"),
@@ -446,6 +448,7 @@ def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.T
             f"{info.num_classes} classes, from {info.source}",
             f"optim  {optim.name}, {', '.join(filter(None, facts))}, {config.schedule.name} rate, "
             f"{train.length:,} {train.unit} in batches of {config.data.batch_size * train.accumulate}",
+            *(f"note   {note}" for note in notes(config)),
         ]
     )
 

@@ -75,7 +75,11 @@ ROWS = [
     ("schedule.name=multistep schedule.milestones=[9,5]", "schedule.milestones", "must rise"),
     ("schedule.name=multistep", "schedule.milestones", "is needed"),
     ("train.epochs=5 train.steps=100", "train.steps", "train.epochs = 5: keep one"),
-    ("train.val_every=20", "train.val_every", "no validation would ever run in 10 epochs"),
+    ("train.val_every=20", "train.val_every", "must divide train.epochs = 10"),
+    ("train.val_every=3 train.epochs=10", "train.val_every", "must divide train.epochs = 10"),
+    ("train.val_every=20 train.steps=10", "train.val_every", "no validation would ever run in 10 steps"),
+    ("model.zero_gamma=true model.preactivation=true", "model.zero_gamma", "end in a norm"),
+    ("model.name=mlp model.depth=1 model.keep_prob=0.5", "model.keep_prob", "no hidden layer"),
     (
         "early_stopping.name=patience early_stopping.monitor=val/los",
         "early_stopping.monitor",

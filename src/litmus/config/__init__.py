@@ -5,7 +5,7 @@ once with its dotted key, the value, what is allowed and the nearest right key.
 """
 
 from litmus.config.load import dump_config, flatten, json_schema, load_config, merge, options, parse_config, to_dict
-from litmus.config.schema import METRICS, TIMM_OPTIMIZERS, TORCHVISION_SETS, RunConfig, Section
+from litmus.config.schema import METRICS, TIMM_OPTIMIZERS, TORCHVISION_SETS, RunConfig, Section, notes
 
 __all__ = [
     "METRICS",
@@ -18,6 +18,7 @@ __all__ = [
     "json_schema",
     "load_config",
     "merge",
+    "notes",
     "options",
     "parse_config",
     "to_dict",

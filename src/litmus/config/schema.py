@@ -667,9 +667,15 @@ def cross_check(config: RunConfig) -> list[Problem]:
     train, schedule, unit = config.train, config.schedule, config.train.unit
     if train.epochs is not None and train.steps is not None:
         found.append(Problem("train.steps", f"set together with train.epochs = {train.epochs}: keep one", train.steps))
-    if train.val_every is not None and train.val_every > train.length:
+    if train.val_every is not None and train.val_every > train.length and unit == "steps":
         found.append(
             Problem("train.val_every", f"no validation would ever run in {train.length} {unit}", train.val_every)
+        )
+    if train.val_every is not None and unit == "epochs" and train.length % train.val_every:
+        found.append(
+            Problem(
+                "train.val_every", f"must divide train.epochs = {train.length}: the last is validated", train.val_every
+            )
         )
     if schedule.warmup >= train.length:
         found.append(
@@ -716,12 +722,34 @@ def cross_check(config: RunConfig) -> list[Problem]:
 
 def _network_problems(model: Any) -> list[Problem]:
     found = []
-    if getattr(model, "zero_gamma", False) and model.norm == "none":
-        found.append(Problem("model.zero_gamma", "needs a norm whose gamma it can set: model.norm is 'none'", True))
+    if getattr(model, "zero_gamma", False):
+        where = "model.zero_gamma"
+        if model.norm == "none":
+            found.append(Problem(where, "needs a norm whose gamma it can set: model.norm is 'none'", True))
+        elif model.norm_position == "after" or getattr(model, "preactivation", False):
+            setting = "model.preactivation" if getattr(model, "preactivation", False) else "model.norm_position = after"
+            found.append(Problem(where, f"needs blocks that end in a norm, which {setting} does not give", True))
+    if isinstance(model, MLPConfig) and model.depth == 1 and model.keep_prob < 1:
+        says = "has no hidden layer to act on at model.depth = 1; model.input_keep_prob acts on the input"
+        found.append(Problem("model.keep_prob", says, model.keep_prob))
     if getattr(model, "norm", None) == "group":
         widths = model.width if isinstance(model.width, tuple) else (model.width,)
         if any(width % model.norm_groups for width in widths):
             found.append(Problem("model.norm_groups", f"must divide model.width = {model.width}", model.norm_groups))
+    return found
+
+
+def notes(config: RunConfig) -> list[str]:
+    """What is allowed, and yet worth knowing before a run."""
+    model, found = config.model, []
+    drops = getattr(model, "keep_prob", 1) < 1 and getattr(model, "dropout", "plain") != "stochastic_depth"
+    if drops and getattr(model, "norm", None) == "batch":
+        found.append(
+            "dropout before batch norm: activations vary more in training than in evaluation, and the running "
+            "statistics are those of training (Li et al. 2018); model.head_keep_prob or stochastic depth avoid it"
+        )
+    if config.optim.l2_lambda and config.optim.name in ("adagrad", "rmsprop", "adam"):
+        found.append(f"{config.optim.name} rescales l2_lambda together with the gradient; adamw does not")
     return found
 
 
