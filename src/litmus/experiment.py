@@ -352,7 +352,7 @@ def diagnose(
         train_population=info.num_train,
         model=config.model.name,
         norm=getattr(config.model, "norm", None),
-        keep_prob=config.model.keep_prob,
+        keep_prob=getattr(config.model, "keep_prob", None),
         l2_lambda=config.optim.l2_lambda,
         augments=augments(config),
         stops_early=config.early_stopping is not None,

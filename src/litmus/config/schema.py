@@ -14,6 +14,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    create_model,
     model_validator,
 )
 
@@ -194,8 +195,12 @@ class ImageFolderConfig(DataSection):
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-class NetworkSection(Section):
-    """What every network of ours takes."""
+class ModelSection(Section):
+    """The options of a network: its constructor's keyword arguments."""
+
+
+class NetworkSection(ModelSection):
+    """What the networks of ours have in common."""
 
     activation: Activation = "relu"
     norm: Norm = "batch"
@@ -298,7 +303,7 @@ class ResidualMLPConfig(NetworkSection):
     zero_gamma: bool = False
 
 
-class TimmConfig(Section):
+class TimmConfig(ModelSection):
     """Any classification network of timm, by its name there, with new weights."""
 
     name: Literal["timm"] = "timm"
@@ -601,8 +606,15 @@ def _choice(members: Sequence[type[Section]], default: str) -> Any:
     return Annotated[union, Discriminator(tag)]
 
 
+def choice(base: type[Section], name: str, **fields: Any) -> type[Section]:
+    """One more choice, in a line: ``LeNetConfig = choice(ModelSection, "lenet", width=(int, Field(6, ge=1)))``."""
+    return create_model(f"{name}Config", __base__=base, name=(Literal[name], name), **fields)  # type: ignore[arg-type]
+
+
+# Sections of your own stand above this line; being defined makes them a choice.
+
 DATA = leaves(DataSection)
-NETWORKS: list[type[Section]] = [*leaves(NetworkSection), TimmConfig]
+NETWORKS = leaves(ModelSection)
 OPTIMIZERS = leaves(OptimSection)
 SCHEDULES = leaves(ScheduleSection)
 CRITERIA: list[type[Section]] = [GLConfig, PQConfig, UPConfig, PatienceConfig]
