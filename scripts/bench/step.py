@@ -3,7 +3,7 @@
     python scripts/bench/step.py [--quick]
 
 The bare loop gathers the same uint8 batch, normalises it, and does forward, loss, backward and step: no accuracy, no
-logging, no progress bar. `litmus fit` does all of these, through the very callbacks, logger and trainer of a run. Both run
+logging, no progress bar. `litmus fit` does all of these, by the very callbacks, logger and trainer of a run. Both run
 in one process, turn about (a bare epoch before each epoch of the run); the ratio is the median over pairs. The control
 is the bare loop against itself.
 
@@ -153,10 +153,9 @@ def main() -> None:
     print(f"{'channels_last, bf16-mixed':<28}{slow:>10.1f}{fast:>11.1f}{ratio:>8.3f}{'<= 0.50':>9}")
     print("\ntest/err on digits, residual depth 20, seeds 0 to 2")
     epochs = 4 if quick else 15
+    half = ["train.precision=bf16-mixed", "train.channels_last=true"]
     print(f"  fp32                      {digits_errors([], epochs)}")
-    print(
-        f"  channels_last bf16-mixed  {digits_errors(['train.precision=bf16-mixed', 'train.channels_last=true'], epochs)}"
-    )
+    print(f"  channels_last bf16-mixed  {digits_errors(half, epochs)}")
 
 
 if __name__ == "__main__":
