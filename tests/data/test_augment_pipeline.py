@@ -105,6 +105,15 @@ def test_a_sample_gets_the_same_bits_in_every_batch_order_and_number_of_threads(
     assert torch.equal(augmented(augment, images[order], idx[order], epoch=1)[0], whole[order])
 
 
+@pytest.mark.parametrize("options", [{**GEOMETRY, **COLOUR}, {"pad_crop": 4, "hflip": 0.5, "vflip": 0.5}])
+def test_a_batch_taken_in_pieces_is_the_batch_taken_whole(options, monkeypatch):
+    augment, images, idx = Augment(**options), some_images(), torch.arange(24)
+    whole, _ = augmented(augment, images, idx, channels_last=True)
+    monkeypatch.setattr("litmus.data.augment.pipeline._BYTES_AT_ONCE", 7 * images[0].numel())
+    assert len(augment._parts(images)) > 3
+    assert torch.equal(augmented(augment, images, idx, channels_last=True)[0], whole)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device")
 def test_a_sample_gets_the_same_picture_on_another_device():
     options = {name: value for name, value in EVERYTHING_OF_ONE_SAMPLE.items() if name != "policy"}

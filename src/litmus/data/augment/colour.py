@@ -1,9 +1,9 @@
 """Colour and tone of a batch, each sample with its own parameter, by torchvision's definitions.
 
 Images are float in [0, 1], or uint8 with torchvision's rounding (down, after each operation) where a function says so.
-Trailing ``_``: works in place, float only. No operation reads across samples or depends on where in the batch a sample
-sits, to the last bit; hence no fused multiply-add (``addcmul``, ``lerp``, ``add(alpha=)``), whose vectorised and scalar
-code round differently.
+Trailing ``_``: works in place, float only. No operation reads across samples, and none is a fused multiply-add
+(``addcmul``, ``lerp``, ``add(alpha=)``), which may round otherwise in vectorised than in scalar code: a sample's bits
+do not depend on where in a batch it sits.
 """
 
 from __future__ import annotations
@@ -49,30 +49,37 @@ def saturation_(images: Tensor, factor: Tensor, bound: float = 1.0) -> Tensor:
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue by ``turns`` (B,) of the HSV circle; nothing happens to one channel. Float only."""
-    return hue_(images.clone(), turns)
+    return hue_(images.clone(), hue_offsets(turns))
 
 
-def hue_(images: Tensor, turns: Tensor) -> Tensor:
+def hue_offsets(turns: Tensor) -> Tensor:
+    """(B, 3, 1, 1) in [-3, 3]: from the places of red, green and blue on the circle to the change, sixths of a turn."""
+    offsets = _per_sample(turns * 6) - torch.arange(0, 6, 2, device=turns.device).view(3, 1, 1)
+    return offsets - (offsets / 6).round_() * 6
+
+
+def hue_(images: Tensor, offsets: Tensor) -> Tensor:
     """HSV without its cases; hues in sixths of a turn from red.
 
     With pixels scaled so that the largest channel is 1 and the smallest 0, the hue is 1 - R + G + B, towards green if
     G > B, else towards blue. A channel is max - chroma * clamp(2 - a, 0, 1), where ``a`` is the distance around the
-    circle between the hue and the channel's opposite (cyan for red): ||x| - 3| for a difference x, in [-6, 6], between
-    the hue and the channel's own place.
+    circle between the changed hue and the channel's opposite (cyan for red): ||x| - 3| for a difference x, in [-6, 6],
+    between the changed hue and the channel's own place.
     """
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
-    largest, smallest = images.amax(1), images.amin(1)
+    largest, smallest = torch.maximum(red, green), torch.minimum(red, green)
+    torch.maximum(largest, blue, out=largest)
+    torch.minimum(smallest, blue, out=smallest)
     chroma = largest - smallest
-    hue = (green - red).add_(blue - smallest)
-    hue.div_(chroma.clamp(min=1e-12)).add_(1)  # grey: 0 / 1e-12 + 1, and any hue does, its chroma being 0
-    hue.copysign_(green - blue)
-    change = _per_sample(turns * 6) - torch.arange(0, 6, 2, device=images.device).view(3, 1, 1)
-    change = change - (change / 6).round() * 6
-    from_opposite = torch.add(hue.unsqueeze(1), change, out=images).abs_().sub_(3).abs_()
+    hue = (green - red).add_(torch.sub(blue, smallest, out=smallest))
+    spare = smallest
+    hue.div_(torch.clamp(chroma, min=1e-12, out=spare)).add_(1)  # grey: 0 / 1e-12 + 1; its chroma of 0 hides the hue
+    hue.copysign_(torch.sub(green, blue, out=spare))
+    from_opposite = torch.add(hue.unsqueeze(1), offsets, out=images).abs_().sub_(3).abs_()
     # max - chroma * (2 - a), as (max - 2 * chroma) + chroma * a: two passes over planes for one over the batch
-    floor = largest.sub_(chroma * 2)
+    floor = largest.sub_(torch.add(chroma, chroma, out=spare))
     return from_opposite.clamp_(1, 2).mul_(chroma.unsqueeze(1)).add_(floor.unsqueeze(1))
 
 

@@ -1,9 +1,9 @@
 """Random numbers with an address, a batch at a time and on its device.
 
 A draw is a function of (seed, epoch, sample index, draw number) and of nothing else, so neither batch size nor order,
-worker count, rank or device changes it. Everything here is integer arithmetic or a single correctly rounded float
-operation: unlike ``torch.sin`` or ``torch.exp``, whose vectorised and scalar code differ in the last digit, these give
-the same bits wherever in a batch a sample sits.
+worker count, rank or device changes it. Everything here is integer arithmetic or single correctly rounded float
+operations, whose bits are settled by IEEE 754. Those of ``torch.sin`` or ``torch.exp`` are not: they may differ between
+devices, versions, and the vectorised and scalar code that share one tensor.
 """
 
 from __future__ import annotations

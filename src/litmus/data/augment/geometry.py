@@ -96,17 +96,31 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
         images: (B, C, H, W), float, or uint8 (rounded to the nearest level).
         matrix: (B, 2, 3) as ``inverse_affine`` returns it.
     """
-    height, width = images.shape[-2:]
-    # grid_sample's units: the image spans [-1, 1]
-    matrix = matrix * torch.stack((matrix.new_full((), 2 / width), matrix.new_full((), 2 / height))).unsqueeze(1)
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
-    y = torch.arange(height, device=images.device) - (height - 1) / 2
-    along_x = matrix[:, :, 0, None, None] * x
-    along_y = matrix[:, :, 1, None, None] * y.unsqueeze(1) + matrix[:, :, 2, None, None]
-    grid = (along_x + along_y).permute(0, 2, 3, 1)
     pixels = images if images.is_floating_point() else images.float()
-    warped = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    warped = resample(pixels, *grid_axes(matrix, images.shape[2], images.shape[3]))
     return warped if images.is_floating_point() else warped.round_().to(images.dtype)
+
+
+def grid_axes(matrix: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """What the column and what the row of an output pixel add to the place it is read from.
+
+    Args:
+        matrix: (B, 2, 3) as ``inverse_affine`` returns it.
+
+    Returns:
+        (B, 2, 1, W) and (B, 2, H, 1), (x, y) in units of half the image's sides.
+    """
+    matrix = matrix * torch.stack((matrix.new_full((), 2 / width), matrix.new_full((), 2 / height))).unsqueeze(1)
+    x = torch.arange(width, device=matrix.device) - (width - 1) / 2
+    y = torch.arange(height, device=matrix.device) - (height - 1) / 2
+    across, down, fixed = matrix.unsqueeze(-1).unbind(2)
+    return (across * x).unsqueeze(2), (down * y + fixed).unsqueeze(3)
+
+
+def resample(images: Tensor, from_column: Tensor, from_row: Tensor) -> Tensor:
+    """Float images read bilinearly at the sum of the two axes of ``grid_axes``, zero outside."""
+    grid = (from_column + from_row).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def affine(

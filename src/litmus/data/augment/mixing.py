@@ -18,7 +18,11 @@ def boxes(top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[
 
 def erase(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
     """Zero a box in each image (Zhong et al. 2020); after normalisation, zero is the mean colour."""
-    return images.masked_fill(boxes(top, left, height, width, (images.shape[2], images.shape[3])), 0)
+    return erase_(images.clone(), top, left, height, width)
+
+
+def erase_(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    return images.masked_fill_(boxes(top, left, height, width, (images.shape[2], images.shape[3])), 0)
 
 
 def erase_sides(areas: Tensor, ratios: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
