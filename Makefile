@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: demo test proof bench ui lock lint clean
+.PHONY: demo test proof bench floor ui lock lint clean
 
 demo: .venv/.run  ## train on digits (ships with a dependency), track, diagnose
 	$(BIN)/litmus fit configs/digits_resnet8.yaml
@@ -19,6 +19,12 @@ bench: .venv/.dev  ## data path, training step and start-up, each beside its pee
 	$(BIN)/python scripts/bench/startup.py
 	$(BIN)/python scripts/bench/data_path.py
 	$(BIN)/python scripts/bench/step.py
+
+floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-floor
+	$(BIN)/uv pip install --quiet --python .venv-floor/bin/python --resolution lowest-direct --only-binary :all: \
+	    -r pyproject.toml 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6'
+	PYTHONPATH=src .venv-floor/bin/python -m pytest $(TESTS) -n $(JOBS) -m "not proof" -W ignore
 
 ui: .venv/.run  ## the MLflow UI on the embedded store, on 127.0.0.1
 	$(BIN)/litmus ui
@@ -35,7 +41,7 @@ lock: .venv/.uv  ## resolve pyproject.toml anew into the two hashed locks
 	    --no-emit-index-url --no-annotate --no-header -c requirements.lock -q -o requirements-dev.lock
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-floor build dist
 
 # A stamp per lock: a second `make demo` starts at once. The dev lock holds all of the other,
 # so installing it makes both stamps; installing the smaller one never removes the tools.

@@ -4,7 +4,9 @@ python scripts/seeds.py configs/digits_mlp.yaml --seeds 5 [a.b=c ...]
 """
 
 import argparse
+import io
 import statistics
+from contextlib import redirect_stdout
 
 from litmus.config import load_config
 from litmus.experiment import run
@@ -18,7 +20,8 @@ def main() -> None:
     args = parser.parse_args()
     errors, seconds = [], []
     for seed in range(args.seeds):
-        result = run(load_config([args.config], [*args.overrides, f"seed={seed}"]), say=lambda line: None)
+        with redirect_stdout(io.StringIO()):
+            result = run(load_config([args.config], [*args.overrides, f"seed={seed}"]))
         errors.append(result.evaluations["test"].err)
         seconds.append(result.trained_sec)
         splits = ", ".join(f"{split}/err {seen.err:.4f}" for split, seen in result.evaluations.items())
