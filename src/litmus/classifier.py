@@ -176,10 +176,11 @@ def num_train_of(trainer: L.Trainer) -> int:
     if info is not None:
         return int(info.num_train)
     loader = trainer.train_dataloader
-    dataset = getattr(loader, "dataset", None)
-    if dataset is None:
-        raise ValueError("cannot tell the number of training images, by which l2_lambda is divided: pass num_train=")
-    return len(dataset)
+    try:
+        return len(loader.dataset)  # type: ignore[union-attr]
+    except (AttributeError, TypeError):  # no data set, or one without a length
+        says = "cannot tell the number of training images, by which l2_lambda is divided: pass num_train="
+        raise ValueError(says) from None
 
 
 class _NetworkClassifier(ImageClassifier):
