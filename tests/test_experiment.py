@@ -160,7 +160,6 @@ def test_early_stopping_says_why_and_the_best_weights_are_those_of_its_metric(tm
             "data.name=synthetic",
             "optim.name=lion",
         ],
-        ["train.profiler=simple", "train.limit_batches=2"],
     ],
     ids=lambda overrides: " ".join(overrides),
 )
@@ -173,6 +172,27 @@ def test_every_training_option_runs_to_the_end(overrides, tmp_path):
     result = run(config, say=lambda line: None)
     assert stored(result).status == "FINISHED"
     assert torch.isfinite(result.evaluations["test"].logits).all()
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+def test_a_profile_is_among_the_artifacts_and_names_the_training_step(profiler, tmp_path):
+    said: list[str] = []
+    config = config_of(tmp_path, f"train.profiler={profiler}", "train.limit_batches=2", "train.epochs=1")
+    result = run(config, say=said.append)
+    [profile] = [name for name in stored(result).artifacts() if name.startswith("profile/")]
+    assert "training_step" in stored(result).artifact(profile).read_text()
+    assert any(f"profile  {result.run.dir}" in line for line in said)
+
+
+@pytest.mark.proof
+def test_a_compiled_network_trains_to_the_same_error(tmp_path):
+    errors = [
+        run(config_of(tmp_path, f"train.compile={flag}", "train.epochs=3"), say=lambda line: None)
+        .evaluations["test"]
+        .err
+        for flag in ("false", "true")
+    ]
+    assert errors[1] == pytest.approx(errors[0], abs=0.02)
 
 
 def test_divergence_fails_the_run_and_says_what_may_help(tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from safetensors.torch import save_file
 from torch import nn
 
@@ -42,6 +43,8 @@ from litmus.evaluation import Evaluation, evaluate
 from litmus.networks import UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
 from litmus.tracking.logger import RunLogger
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 FLAGS = {32: "32-true", 64: "64-true"}
 """Lightning's words for the precisions that are not mixed."""
@@ -69,6 +72,8 @@ class Result:
     kept: Kept
     trained_sec: float
     pictures: list[Path]
+    profiles: list[Path]
+    """What ``train.profiler`` wrote."""
 
     @property
     def test_interval(self) -> tuple[float, float]:
@@ -254,7 +259,7 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
         deterministic=train.deterministic,
         limit_train_batches=train.limit_batches,
         limit_val_batches=train.limit_batches,
-        profiler=train.profiler,
+        profiler=PROFILERS[train.profiler](dirpath=tracked.dir, filename="profile") if train.profiler else None,
         logger=RunLogger(tracked),
         callbacks=callbacks,
         default_root_dir=tracked.dir,
@@ -318,6 +323,7 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
         kept=kept,
         trained_sec=trained_sec,
         pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures"),
+        profiles=sorted(tracked.dir.glob("*profile*.*")),
     )
     record(config, result, classifier.network, tracked)
     return result
@@ -430,6 +436,8 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
     tracked.log_text(json.dumps(result.table(), indent=1), "result.json")
     for picture in result.pictures:
         tracked.log_artifact(picture, "pictures")
+    for profile in result.profiles:
+        tracked.log_artifact(profile, "profile")
 
 
 def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.Trainer, tracked: Run) -> str:
@@ -469,6 +477,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         *(f"  note: {note}" for note in result.diagnosis.notes),
         "",
         *(f"picture  {shown(picture)}" for picture in result.pictures),
+        *(f"profile  {shown(profile)}" for profile in result.profiles),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
         f"next     litmus ui    or    litmus test {run_id[:8]}",
     ]
