@@ -1,6 +1,7 @@
 """Runs on their way: servers that are absent, broken, hanging, killed and back, and a process that is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,9 +59,17 @@ def test_a_run_reaches_the_embedded_store_whole_and_sync_adds_nothing(start, sto
     assert rows(home) == before
 
 
-def test_a_copied_run_directory_is_synced_from_elsewhere(start, server, tmp_path):
-    import shutil
+def test_a_folder_may_have_an_odd_name(start, store_template, tmp_path):
+    home = tmp_path / "my runs #1, für +all"
+    home.mkdir()
+    shutil.copy(store_template, home / "mlflow.db")
+    run = start(home=home, send="thread")
+    run.log_text("x", "tables/a b.txt")
+    assert run.finish(timeout_sec=20)
+    assert (home / "artifacts" / "litmus-digits" / run.id / "artifacts" / "tables" / "a b.txt").read_text() == "x"
 
+
+def test_a_copied_run_directory_is_synced_from_elsewhere(start, server, tmp_path):
     run = start(send="off", uri=server.uri)
     log_for_a_while(run, 10)
     run.log_text("seed: 0\n", "config.yaml")
@@ -76,8 +85,6 @@ def test_a_copied_run_directory_is_synced_from_elsewhere(start, server, tmp_path
 
 
 def test_two_copies_of_one_run_are_one_run_in_mlflow(start, server, tmp_path):
-    import shutil
-
     run = start(send="off", uri=server.uri)
     log_for_a_while(run, 10)
     run.finish()

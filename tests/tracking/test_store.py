@@ -210,6 +210,14 @@ def test_a_wrong_address_is_refused_with_advice_and_without_its_password(home, u
         resolve(None, home)
 
 
+@pytest.mark.parametrize("name", ["a%20b", "what?"])
+def test_a_folder_that_no_sqlite_address_can_name_is_refused(tmp_path, name):
+    with pytest.raises(Refused, match=r"tracking\.home"):
+        resolve(None, tmp_path / name)
+    with pytest.raises(Refused, match=r"tracking\.uri"):
+        resolve(f"sqlite:///{tmp_path}/{name}/x.db", tmp_path)
+
+
 def test_the_address_is_the_given_one_else_the_environments_else_embedded(home, monkeypatch):
     assert resolve(None, home).uri == f"sqlite:///{home}/mlflow.db"
     assert resolve(None, home).embedded

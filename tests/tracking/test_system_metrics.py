@@ -76,6 +76,15 @@ def test_a_machine_without_a_driver_is_sampled_without_gpus(start, eventually, m
     assert not any("gpu" in key for key in last(run))
 
 
+def test_sampling_ends_with_the_run(start, eventually, caplog):
+    run = start()
+    metrics = SystemMetrics(run, every_sec=0.02)
+    metrics.start()
+    run.finish()
+    eventually(lambda: not metrics._thread.is_alive())
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("every_sec", [0, -1, float("nan")])
 def test_the_interval_is_above_zero(start, every_sec):
     with pytest.raises(ValueError, match="every_sec"):

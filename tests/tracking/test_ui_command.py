@@ -1,5 +1,7 @@
 """MLflow's UI on the right store."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,9 +67,14 @@ def test_a_real_server_shows_the_run_takes_runs_dies_and_comes_back(home, store,
 
     def serve():
         with (tmp_path / "server.log").open("a") as log:
-            process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, cwd=tmp_path)
+            process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
         eventually(lambda: _answer(f"{url}/health") == "OK", timeout_sec=120)
         return process
+
+    def kill(process):  # and its worker
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        eventually(lambda: not _answer(f"{url}/health"))
 
     embedded = start(send="thread", name="embedded")
     embedded.log_text("seed: 0\n", "config.yaml")
@@ -82,8 +89,7 @@ def test_a_real_server_shows_the_run_takes_runs_dies_and_comes_back(home, store,
         for step in range(100):
             run.log_metrics({"train/loss": 0.5, "lr": 0.1}, step=step)
         assert run.wait_id(60)
-        server.kill()
-        server.wait()
+        kill(server)
         for step in range(100, 200):
             run.log_metrics({"train/loss": 0.5, "lr": 0.1}, step=step)
             time.sleep(0.005)
@@ -97,5 +103,4 @@ def test_a_real_server_shows_the_run_takes_runs_dies_and_comes_back(home, store,
         assert len(store.history(served.id, "train/loss")) == 200
         assert _answer(f"{url}/get-artifact?path=config.yaml&run_uuid={served.id}") == "seed: 1\n"
     finally:
-        server.kill()
-        server.wait()
+        kill(server)

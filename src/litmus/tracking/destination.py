@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from litmus.errors import refuse
 
@@ -56,7 +56,7 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
         given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
         where = "tracking.uri (from the environment variable MLFLOW_TRACKING_URI)"
     if not given:
-        return _sqlite(home / DATABASE, embedded=True)
+        return _sqlite(home / DATABASE, "tracking.home", embedded=True)
 
     label = without_password(given)
     scheme = urlsplit(given).scheme.lower()
@@ -66,13 +66,13 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
             raise refuse(where, "names no host; write http://host:port", label)
         return Destination(given.rstrip("/"), label.rstrip("/"))
     if scheme == "sqlite":
-        path = unquote(given.removeprefix("sqlite:///")) if given.startswith("sqlite:///") else ""
-        if not path or path == ":memory:" or "?" in path:
+        path = given.removeprefix("sqlite:///") if given.startswith("sqlite:///") else ""
+        if not path or path == ":memory:":
             raise refuse(where, f"names no file; {advice}", label)
         database = Path(os.path.abspath(Path(path).expanduser()))
         if database.is_dir():
             raise refuse(where, "is a folder; name the file in it, such as .../mlflow.db", label)
-        return _sqlite(database, embedded=database == home / DATABASE)
+        return _sqlite(database, where, embedded=database == home / DATABASE)
     if scheme in ("postgresql", "mysql", "mssql") or re.match(r"(postgresql|mysql|mssql)\+", scheme):
         raise refuse(
             where,
@@ -84,7 +84,11 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
     raise refuse(where, f"has an unknown scheme {scheme!r}; {advice}", label)
 
 
-def _sqlite(database: Path, *, embedded: bool) -> Destination:
+def _sqlite(database: Path, where: str, *, embedded: bool) -> Destination:
+    if bad := set(str(database)) & set("%?"):
+        raise refuse(
+            where, f"has {' and '.join(sorted(bad))} in its path, which a sqlite address cannot carry", str(database)
+        )
     uri = f"sqlite:///{database.as_posix()}"
     return Destination(uri, uri, database, embedded)
 

@@ -178,6 +178,11 @@ class Run:
         atexit.register(run._abandon)
         return run
 
+    @property
+    def finished(self) -> bool:
+        """Whether ``finish`` was called: what is logged after that is not kept."""
+        return self._complete is not None
+
     # What is known of it in MLflow
 
     @property

@@ -60,7 +60,7 @@ class Remote:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def import_mlflow() -> Any:
+def import_mlflow(patience_sec: int = 30) -> Any:
     """MLflow, quiet and with short patience.
 
     MLflow reads these variables when it is imported or called. They are set only
@@ -75,7 +75,7 @@ def import_mlflow() -> Any:
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience_sec),
         }.items():
             os.environ.setdefault(name, value)
         with warnings.catch_warnings():  # deprecations between MLflow and SQLAlchemy are not our users' business
@@ -87,11 +87,16 @@ def import_mlflow() -> Any:
 
 
 class Store:
-    """A client of one destination, with MLflow's errors sorted into what the sender must do about them."""
+    """A client of one destination, with MLflow's errors sorted into what the sender must do about them.
 
-    def __init__(self, destination: Destination):
+    Args:
+        destination: the place; a sqlite store that is not there is made.
+        patience_sec: how long a request may take, if nobody said so before in this process.
+    """
+
+    def __init__(self, destination: Destination, *, patience_sec: int = 30):
         self.destination = destination
-        import_mlflow()
+        import_mlflow(patience_sec)
         with _sorted_errors(destination):
             from mlflow.tracking import MlflowClient
 

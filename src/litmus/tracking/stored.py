@@ -369,7 +369,7 @@ def _reachable(destination: Destination) -> Iterator[Store]:
     """A store to read from. A sqlite file that is not there is not made for a question."""
     if destination.database is not None and not destination.database.is_file():
         raise StoreTrouble(f"there is no store at {destination.label} yet")
-    yield Store(destination)
+    yield Store(destination, patience_sec=10)  # somebody waits for the answer
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class SystemMetrics:
         psutil.cpu_percent()  # the first call has nothing to compare with and answers 0
         process.cpu_percent()
         gpus = _gpus()
-        while not self._stop.wait(self.every_sec):
+        while not self._stop.wait(self.every_sec) and not self.run.finished:
             # A sample that cannot be had (a driver restarting) is a hole in a curve, not the end of it.
             with contextlib.suppress(psutil.Error, OSError):
                 values = {**_sample(psutil, process), **gpus()}
