@@ -116,7 +116,8 @@ def ui(
     from litmus.tracking import ui_command
 
     argv, env = ui_command(home, uri, host=host, port=port)
-    typer.echo(f"http://{host}:{port}  (Ctrl-C ends it)")
+    # Without the last word MLflow opens its pages for language models.
+    typer.echo(f"http://{host}:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
     raise typer.Exit(subprocess.call(argv, env={**os.environ, **env}))
 
 
