@@ -229,14 +229,17 @@ def test_a_killed_process_leaves_a_killed_run_with_every_point_that_was_flushed(
 
 
 FINISHED = """
-import sys, time
+import os, signal, sys
 from litmus.tracking import Run
-began = time.monotonic()
-with Run.start(home={home!r}, experiment="litmus/digits", name="whole") as run:
-    {busy}  # while the sender imports MLflow
-    run.log_metrics({{"train/loss": 0.5}}, step=0)
-print(run.id)
-with Run.start(home={home!r}, experiment="litmus/digits", name="next") as second:
+try:
+    with Run.start(home={home!r}, experiment="litmus/digits", name="interrupted") as run:
+        {busy}  # while the sender imports MLflow
+        run.log_metrics({{"train/loss": 0.5}}, step=0)
+        os.killpg(0, signal.SIGINT)  # as Ctrl-C in a terminal does: to all its processes
+        signal.pause()
+except KeyboardInterrupt:
+    print(run.id)
+with Run.start(home={home!r}, experiment="litmus/digits", name="whole") as second:
     pass
 print(second.id)
 assert "mlflow" not in sys.modules
@@ -245,14 +248,16 @@ assert "mlflow" not in sys.modules
 
 def start_and_finish(home, busy="import json"):
     code = FINISHED.format(home=str(home), busy=busy)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, start_new_session=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split()
 
 
 def test_a_program_sends_its_runs_from_one_other_process_and_says_nothing(store, home):
     assert sorted(start_and_finish(home)) == sorted(run.id for run in store.runs())
-    assert {run.status for run in store.runs()} == {"FINISHED"}
+    assert {run.name: run.status for run in store.runs()} == {"interrupted": "KILLED", "whole": "FINISHED"}
     logs = list(home.glob("runs/*/sender.log"))
     assert len(logs) == 1
 
