@@ -74,6 +74,13 @@ def test_experiment_and_run_names_are_refused_before_a_directory_is_made(start, 
     assert not (home / "runs").exists()
 
 
+@pytest.mark.parametrize("bad", [{"params": {"a": {"b!": 1}}}, {"tags": {"c?": 1}}])
+def test_a_run_that_cannot_be_started_leaves_nothing_behind(start, home, bad):
+    with pytest.raises(ValueError, match="letters, digits"):
+        start(**bad)
+    assert not (home / "runs").exists()
+
+
 def test_a_home_that_is_a_file_is_refused(start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Refused, match=r"tracking\.home"):

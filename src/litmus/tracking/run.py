@@ -119,12 +119,16 @@ class Run:
         Raises:
             Refused: the URI, a name MLflow does not take, a home that cannot be written, or a
                 run that another process is writing (which one is said).
+            ValueError: a parameter or tag name MLflow does not take.
         """
         destination = resolve(uri, home)
         experiment = _checked_name("tracking.experiment", experiment)
         name = _checked_name("tracking.name", name)
         if uid is not None and not re.fullmatch(r"[0-9a-f]{32}", uid):
             raise ValueError(f"uid {uid!r} is not 32 hexadecimal digits")
+        for what, keys in (("parameter", dict(flatten(params or {}))), ("tag", tags or {})):
+            for key in keys:  # before there is a directory to leave behind
+                check_key(key, what)
         uid = uid or uuid.uuid4().hex
         runs = absolute_home(home) / RUNS
         directory, continued = _directory(runs, name, uid)
