@@ -155,18 +155,17 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
         found.append(Problem("train.accelerator", "this machine has no Apple GPU; use cpu or auto", "mps"))
     if train.precision == "16-mixed" and not cuda:
         found.append(Problem("train.precision", "needs a GPU; on a CPU use 32 or bf16-mixed", train.precision))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = make_network(config, info)
+    except Refused as refused:
+        return found + refused.problems
     home = Path(config.tracking.home)
-    if not found:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                network = make_network(config, info)
-        except Refused as refused:
-            return refused.problems
-        needed = 3 * 4 * sum(p.numel() for p in network.parameters()) * 2  # two checkpoints: weights, two moments
-        free = shutil.disk_usage(_existing(home)).free
-        if free < needed:
-            says = f"{free / 1e6:.0f} MB free, two checkpoints need about {needed / 1e6:.0f} MB"
-            found.append(Problem("tracking.home", says, str(home)))
+    needed = 2 * 3 * sum(p.numel() * p.element_size() for p in network.parameters())
+    free = shutil.disk_usage(_existing(home)).free
+    if free < needed:  # a checkpoint holds the weights and at most two moments of each
+        says = f"{free / 1e6:.0f} MB free, two checkpoints need about {needed / 1e6:.0f} MB"
+        found.append(Problem("tracking.home", says, str(home)))
     return found
 
 
