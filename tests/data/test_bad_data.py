@@ -177,6 +177,14 @@ def same_images_in_one_folder_that_is_split(make, tmp):
     return folder(path)
 
 
+@bad("train and test share 1 image, remove one of each pair: ", "one/cat/003.png")
+def same_image_beyond_the_training_subset(make, tmp):
+    """Whether data are accepted must not depend on how many of them are trained on."""
+    arguments = same_image_in_given_folders(make, tmp)
+    (tmp / "two/dog/x.png").unlink()
+    return {**arguments, "num_train": 2, "train_eval_size": 1}
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import queue
 import shutil
 
 import numpy as np
@@ -146,22 +147,44 @@ def test_writing_to_a_batch_or_to_the_pixels_never_reaches_the_file(make_folder,
     assert (images.folder / "images.npy").read_bytes() == before
 
 
-def _open(folder, cache, answers):
+def _open(folder, cache, may_start, answers):
+    may_start.wait(60)
     answers.put(open_files(files_in(folder), cache, stream_above_gb=1).digest)
 
 
-def test_two_processes_that_want_one_cache_make_one(make_folder, tmp_path):
-    folder = make_folder("photos", {"cat": 40, "dog": 40})
+@pytest.fixture
+def openers(tmp_path):
+    """``openers(folder, n)``: n processes that open the folder once ``may_start`` is set, and their answers."""
     context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    both = [context.Process(target=_open, args=(folder, tmp_path / "cache", answers)) for _ in range(2)]
-    for process in both:
-        process.start()
-    digests = {answers.get(timeout=60) for _ in both}
-    for process in both:
-        process.join(60)
-    assert len(digests) == 1
+    may_start, answers, started = context.Event(), context.Queue(), []
+
+    def start(folder, n):
+        for _ in range(n):
+            arguments = (folder, tmp_path / "cache", may_start, answers)
+            started.append(context.Process(target=_open, args=arguments, daemon=True))
+            started[-1].start()
+        return may_start, answers
+
+    yield start
+    for process in started:
+        process.join(10)
+
+
+def test_two_processes_that_want_one_cache_make_one(make_folder, tmp_path, openers):
+    may_start, answers = openers(make_folder("photos", {"cat": 40, "dog": 40}), 2)
+    may_start.set()
+    assert answers.get(timeout=60) == answers.get(timeout=60)
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_process_waits_for_the_one_that_decodes(make_folder, tmp_path, openers):
+    may_start, answers = openers(make_folder("photos", {"cat": 3, "dog": 3}), 1)
+    (tmp_path / "cache").mkdir()
+    with module._locked(tmp_path / "cache"):
+        may_start.set()
+        with pytest.raises(queue.Empty):
+            answers.get(timeout=0.5)
+    assert len(answers.get(timeout=60)) == 32
 
 
 def test_a_disk_without_room_is_refused_before_decoding(make_folder, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import os
+import pathlib
 import pickle
 import urllib.request
 
@@ -301,11 +302,16 @@ def test_class_names_in_the_table_are_torchvisions():
         assert list(TABLE[name].class_names) == torchvision.datasets.EMNIST.classes_split_dict[split]
 
 
-def test_omniglot_numbers_its_characters_by_name_not_by_the_order_of_the_disk(planted):
-    request = planted("omniglot")
-    images = load_source(request).train
-    assert images.files.names == sorted(images.files.names)
-    assert images.labels.tolist() == [0, 1, 2]
+def test_the_order_of_the_disk_changes_neither_labels_nor_positions(planted, monkeypatch):
+    requests = [planted(name) for name in ("omniglot", "sun397")]
+    for module, name in ((torchvision.datasets.omniglot, "list_dir"), (pathlib.Path, "rglob")):
+        listing = getattr(module, name)
+        backwards = lambda *args, listing=listing: sorted(listing(*args), reverse=True)  # noqa: E731
+        monkeypatch.setattr(module, name, backwards)
+    for request in requests:
+        images = load_source(request).train
+        assert images.files.names == sorted(images.files.names)
+        assert images.labels.tolist() == sorted(images.labels.tolist())
 
 
 def test_class_names_are_readable(planted):

@@ -12,7 +12,7 @@ from litmus.data.hashing import permutation, uniform
 from litmus.data.images import ArrayImages
 from litmus.data.sources import Request, Source, source
 
-_CHUNK = 2**22  # pixels drawn at once
+_CHUNK = 2**19  # pixels drawn at once
 _NOISE = 0.25  # half width, of a range of 1
 
 
