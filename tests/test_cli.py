@@ -2,10 +2,14 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from litmus.cli import main
+from litmus.tracking import find_run
 
 FAST = [
     *("model.name=mlp", "model.depth=2", "model.width=16", "train.epochs=2", "optim.lr=0.05"),
@@ -62,6 +66,19 @@ def test_a_diverging_run_exits_65_and_says_what_may_help(here, capsys):
     assert code == 65
     assert "train/loss = " in said
     assert "Traceback" not in said
+
+
+def test_ctrl_c_ends_the_run_as_killed_and_exits_130(here):
+    argv = [sys.executable, "-m", "litmus.cli", "fit", *FAST, "train.epochs=100000", "name=stopped"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines = iter(process.stdout)
+        assert any("2/100,000" in line for line in lines)  # training is under way
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; litmus runs" in err
+    assert "Traceback" not in err
+    assert find_run("stopped", home="mlruns").status == "KILLED"
 
 
 def test_check_trains_nothing_and_draws_what_training_would_see(here, capsys):

@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(65)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write("\ninterrupted; litmus runs shows what was kept\n")
         sys.exit(130)
 
 

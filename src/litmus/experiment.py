@@ -298,7 +298,12 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:
-        trainer.fit(classifier, datamodule=data)
+        try:
+            trainer.fit(classifier, datamodule=data)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
+                raise KeyboardInterrupt from None
+            raise
     trained_sec = time.monotonic() - started
 
     history = classifier.history
