@@ -39,7 +39,11 @@ def fit(sources: Sources = None) -> None:
     config = _config(sources)
     from litmus.experiment import run
 
-    run(config)
+    try:
+        run(config)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; litmus runs shows what was kept", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -154,9 +158,6 @@ def main(argv: list[str] | None = None) -> None:
     except ArithmeticError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(65)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; litmus runs shows what was kept\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":
