@@ -120,3 +120,10 @@ def test_help_and_refusals_import_nothing_heavy(argv):
 @pytest.mark.parametrize("base", CONFIGS, ids=lambda path: path.stem)
 def test_debug_overrides_fit_over_every_config(base, debug):
     assert load_config([base, debug]).model == load_config([base]).model
+
+
+def test_the_config_names_every_torchvision_set_there_is_a_row_for():
+    from litmus.config import TORCHVISION_SETS
+    from litmus.data.sources.torchvision_sets import TABLE
+
+    assert list(TORCHVISION_SETS) == sorted(TABLE)

@@ -40,9 +40,11 @@ METRICS: dict[str, Literal["min", "max"]] = {
 """Every metric a run can monitor, and which way is better. Errors are rates in [0, 1]."""
 
 TORCHVISION_SETS = (
-    "caltech101", "cifar10", "cifar100", "country211", "dtd", "emnist", "eurosat", "fashion_mnist", "fgvc_aircraft",
-    "flowers102", "food101", "gtsrb", "imagenette", "kmnist", "mnist", "oxford_pets", "qmnist", "rendered_sst2",
-    "semeion", "stanford_cars", "stl10", "sun397", "svhn", "usps",
+    "caltech101", "caltech256", "cifar10", "cifar100", "clevr_count", "country211", "dtd", "emnist",
+    "emnist_byclass", "emnist_bymerge", "emnist_digits", "emnist_letters", "eurosat", "fashion_mnist",
+    "fgvc_aircraft", "flowers102", "food101", "gtsrb", "imagenette", "inaturalist_mini", "kmnist", "mnist",
+    "omniglot", "oxford_pets", "places365", "qmnist", "rendered_sst2", "semeion", "stanford_cars", "stl10",
+    "sun397", "svhn", "usps",
 )  # fmt: skip
 TIMM_OPTIMIZERS = (
     "adabelief", "adadelta", "adafactor", "adafactorbv", "adafactorbvc", "adamax", "adamc", "adamp", "adamuon",
@@ -165,7 +167,10 @@ class SyntheticConfig(DataSection):
 
 
 class TorchvisionConfig(DataSection):
-    """A torchvision classification set: found locally first, else downloaded; its test set is the official one."""
+    """A torchvision classification set: found locally first, else downloaded.
+
+    Official validation and test sets are used as they are; a set without a test set gives a fifth of its images to one.
+    """
 
     name: Literal[TORCHVISION_SETS] = "cifar10"  # type: ignore[valid-type]
     download: bool = True
