@@ -29,7 +29,7 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast_(images: Tensor, factor: Tensor, bound: float = 1.0) -> Tensor:
-    mean = _pixel_mean(_grey_levels(images, bound))
+    mean = _grey_mean(images, bound)
     factor = _per_sample(factor)
     return images.mul_(factor).add_((1 - factor) * mean).clamp_(0, bound)
 
@@ -142,9 +142,11 @@ def _grey_levels(images: Tensor, bound: float) -> Tensor:
     return grey if bound == 1 else grey.floor_()
 
 
-def _pixel_mean(images: Tensor) -> Tensor:
-    """(B, 1, 1, 1) mean of (B, 1, H, W), rows first: a sum over one axis has the same order for every batch size."""
-    return images.sum(-1, keepdim=True).sum(-2, keepdim=True).div_(images.shape[-1] * images.shape[-2])
+def _grey_mean(images: Tensor, bound: float) -> Tensor:
+    """(B, 1, 1, 1). Rows are summed first: a sum over one axis takes the same order for every batch size."""
+    exact = images if bound == 1 else _grey_levels(images, bound)  # rounding down comes before the mean
+    mean = exact.sum(-1, keepdim=True).sum(-2, keepdim=True).div_(images.shape[-1] * images.shape[-2])
+    return _grey_levels(mean, 1)
 
 
 def _per_sample(parameter: Tensor) -> Tensor:
