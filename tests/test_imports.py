@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> experiment -> classifier, callbacks, data, networks, optim, tracking -> config -> errors."""
+"""Imports point one way: cli -> experiment -> classifier, callbacks, data, networks, ... -> config -> errors."""
 
 import ast
 from pathlib import Path

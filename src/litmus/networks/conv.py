@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from litmus.networks.blocks import Parts, ZeroPadShortcut, chain, dropout_or_identity
 from litmus.networks.checks import at_least, one_of, probability_to_keep
@@ -256,7 +257,9 @@ class ConvNet(Network):
         initialise_(self, init=init, activation=activation, std=init_std)
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        return self.end(self.stages(self.stem(x_BCHW))).mean(dim=(2, 3))
+        maps_BCHW = self.end(self.stages(self.stem(x_BCHW)))
+        # Not mean(): its gradient has no layout, and mixed layouts slow the steps behind it.
+        return F.avg_pool2d(maps_BCHW, kernel_size=maps_BCHW.shape[2:]).flatten(1)
 
 
 @network("plain")
