@@ -52,11 +52,11 @@ clean:
 	touch $@
 
 .venv/.run: requirements.lock pyproject.toml | .venv/.uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python $(if $(wildcard .venv/.dev),requirements-dev.lock,$<)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python $(if $(wildcard .venv/.dev),requirements-dev.lock,$<)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/.dev: requirements-dev.lock pyproject.toml | .venv/.uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python $<
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python $<
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@ .venv/.run
