@@ -56,6 +56,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"one of: {listed}"
 
 
-def _short(value: Any, width: int = 80) -> str:
-    text = repr(value)
+def _short(value: Any) -> str:
+    text, width = repr(value), 300 if isinstance(value, str) else 80  # a path is of use only as a whole
     return text if len(text) <= width else text[: width - 3] + "..."
