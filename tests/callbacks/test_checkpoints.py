@@ -41,6 +41,14 @@ def test_best_is_the_earliest_of_the_best_finite_values(play, tmp_path, mode, nu
     assert load(best.best_model_path)["epoch"] == best.best_epoch == epoch
 
 
+def test_among_equal_errors_the_lower_loss_is_the_better_and_then_the_earlier(play, tmp_path):
+    best = BestCheckpoint(tmp_path, "val/err", "min")
+    rows = [(0.1, 0.5), (0.0, 0.4), (0.0, 0.2), (0.0, 0.2), (0.0, math.nan), (0.1, 0.1)]
+    play([{"val/err": err, "val/loss": loss} for err, loss in rows], best)
+    assert load(best.best_model_path)["epoch"] == best.best_epoch == 2
+    assert best.best_value == 0.0
+
+
 def test_without_a_finite_value_there_is_no_best(play, tmp_path):
     best = BestCheckpoint(tmp_path, "val/loss", "min")
     play(values(math.nan, math.nan), best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from litmus.errors import nearest
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps ``folder/best.ckpt``: the state after the validation with the best value so far, the earliest among equals.
+    """Keeps ``folder/best.ckpt``: the state after the validation with the best value so far.
 
-    A value that is not finite is never the best. ``best_model_path`` is empty until there is one, so that
-    ``trainer.test(ckpt_path="best")`` works; ``best_value`` and ``best_epoch`` (from 0) say which one it is.
+    Among equal values the lower ``val/loss`` is the better, and among these the earliest: error rates of a small
+    validation set are equal as often as not. A value that is not finite is never the best. ``best_model_path`` is empty
+    until there is one, so that ``trainer.test(ckpt_path="best")`` works; ``best_value`` and ``best_epoch`` (from 0) say
+    which one it is.
 
     Args:
         folder: made when the first checkpoint is written.
@@ -31,6 +34,7 @@ class BestCheckpoint(Checkpoint):
             raise ValueError(f"mode = {mode!r}: 'min' or 'max'")
         self.path = Path(folder) / "best.ckpt"
         self.monitor, self.mode = monitor, mode
+        self.best: Rank | None = None
         self.best_value: float | None = None
         self.best_epoch: int | None = None
 
@@ -44,15 +48,18 @@ class BestCheckpoint(Checkpoint):
         if self.monitor not in trainer.callback_metrics:
             hint = nearest(self.monitor, trainer.callback_metrics)
             raise ValueError(f"the best checkpoint is chosen by {self.monitor!r}, which nobody logs; {hint}")
-        value = float(trainer.callback_metrics[self.monitor])
-        if trainer.strategy.reduce_boolean_decision(is_better(value, self.best_value, self.mode)):
-            self.best_value, self.best_epoch = value, trainer.current_epoch
+        found = rank(trainer.callback_metrics, self.monitor, self.mode)
+        if trainer.strategy.reduce_boolean_decision(is_better(found, self.best)):
+            self.best, self.best_epoch = found, trainer.current_epoch
+            self.best_value = float(trainer.callback_metrics[self.monitor])
             save(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_epoch": self.best_epoch}
+        best = None if self.best is None else list(self.best)
+        return {"best": best, "best_value": self.best_value, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
         self.best_value, self.best_epoch = state_dict["best_value"], state_dict["best_epoch"]
 
 
@@ -75,11 +82,21 @@ class LastCheckpoint(Checkpoint):
             save(trainer, self.path)
 
 
-def is_better(value: float, best: float | None, mode: Literal["min", "max"]) -> bool:
-    """Strictly: equal values and values that are not finite are not better."""
+Rank = tuple[float, float]
+
+
+def rank(metrics: Mapping[str, Any], monitor: str, mode: Literal["min", "max"]) -> Rank | None:
+    """What orders validations, lower being better: the monitored value, then ``val/loss``; None if it is not finite."""
+    value = float(metrics[monitor])
     if not math.isfinite(value):
-        return False
-    return best is None or (value < best if mode == "min" else value > best)
+        return None
+    loss = float(metrics.get("val/loss", 0.0))
+    return (value if mode == "min" else -value, loss if math.isfinite(loss) else math.inf)
+
+
+def is_better(found: Rank | None, best: Rank | None) -> bool:
+    """Strictly: equal ranks are not better, and what has no rank never is."""
+    return found is not None and (best is None or found < best)
 
 
 def save(trainer: L.Trainer, path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from litmus.callbacks.checkpoint import is_better
+from litmus.callbacks.checkpoint import Rank, is_better, rank
 
 REFRESH_SEC = 0.25
 METRICS = ("train/loss", "train/err", "val/loss", "val/err")
@@ -24,8 +24,8 @@ class EpochTable(ProgressBar):
     """A line a validation on stdout; while something runs, a bar on stderr if that is a terminal, gone at the end.
 
     Losses and errors are as logged, ``lr`` is that of the first step of the line, ``time`` is from the line before
-    (validation included), ``images/s`` is over the training part alone and over all devices. ``best`` marks a value of
-    ``monitor`` that is better than all before, over a resumed run too. In a pipe: the same lines, no control character.
+    (validation included), ``images/s`` is over the training part alone and over all devices. ``best`` marks what
+    ``BestCheckpoint`` would keep, over a resumed run too. In a pipe: the same lines, no control character.
 
     A step costs a clock reading and an addition; the bar is drawn, and the loss read from the device, at most every
     0.25 s.
@@ -46,7 +46,7 @@ class EpochTable(ProgressBar):
     ):
         super().__init__()
         self.monitor, self.mode = monitor, mode
-        self.best: float | None = None
+        self.best: Rank | None = None
         self._table, self._bar = table, bar
         self._enabled = True
         self._drawn = False
@@ -154,10 +154,10 @@ class EpochTable(ProgressBar):
         print(*args, **kwargs)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": None if self.best is None else list(self.best)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best = None if state_dict["best"] is None else tuple(state_dict["best"])
 
     # --- the table
 
@@ -168,9 +168,10 @@ class EpochTable(ProgressBar):
 
     def _write_line(self, trainer: L.Trainer) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        is_best = self.monitor in metrics and is_better(metrics[self.monitor], self.best, self.mode)
+        found = rank(metrics, self.monitor, self.mode) if self.monitor in metrics else None
+        is_best = is_better(found, self.best)
         if is_best:
-            self.best = metrics[self.monitor]
+            self.best = found
         if self._enabled:
             elapsed_sec = time.monotonic() - self._line_started_at
             images_per_sec = self._images * trainer.world_size / max(self._train_sec, 1e-9)
