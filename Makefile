@@ -23,8 +23,9 @@ bench: .venv/.dev  ## data path, training step and start-up, each beside its pee
 floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-floor
 	$(BIN)/uv pip install --quiet --python .venv-floor/bin/python --resolution lowest-direct --only-binary :all: \
-	    -r pyproject.toml 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6'
-	PYTHONPATH=src .venv-floor/bin/python -m pytest $(TESTS) -n $(JOBS) -m "not proof" -W ignore
+	    -r pyproject.toml 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'setuptools>=77'
+	$(BIN)/uv pip install --quiet --python .venv-floor/bin/python --no-deps --no-build-isolation --editable .
+	.venv-floor/bin/python -m pytest $(TESTS) -n $(JOBS) -m "not proof" -W ignore
 
 ui: .venv/.run  ## the MLflow UI on the embedded store, on 127.0.0.1
 	$(BIN)/litmus ui
