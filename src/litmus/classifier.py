@@ -86,7 +86,7 @@ class ImageClassifier(L.LightningModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self.network(batch[0])
+        return self.network(batch[0].to(self.dtype))
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("train", "val", "train_eval")

@@ -102,7 +102,7 @@ def is_better(found: Rank | None, best: Rank | None) -> bool:
 def save(trainer: L.Trainer, path: Path) -> None:
     """Write beside ``path``, then rename: a run that dies while writing leaves the previous checkpoint whole."""
     part = path.with_name(f"{path.name}.part")
-    trainer.save_checkpoint(part, weights_only=False)
+    trainer.save_checkpoint(part, weights_only=False)  # of writing: the optimizer's state too, not the weights alone
     if trainer.is_global_zero:
         part.replace(path)
     trainer.strategy.barrier("checkpoint renamed")
