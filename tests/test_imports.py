@@ -23,9 +23,10 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
         *("callbacks", "classifier", "evaluation"),
     },
+    "trained": {"config", "data", "experiment", "tracking"},
     "commands": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("classifier", "evaluation", "experiment"),
+        *("classifier", "evaluation", "experiment", "trained"),
     },
     "cli": {"config", "tracking", "experiment", "commands"},
     "__init__": {"classifier", "data", "networks"},

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from litmus.config import RunConfig, load_config, notes
+from litmus.config import RunConfig, notes
 
 
 def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
@@ -56,17 +56,17 @@ def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], N
 
     from litmus.diagnosis import wilson
     from litmus.evaluation import evaluate
-    from litmus.experiment import checked_data, eval_batches, make_network, quiet_libraries
+    from litmus.experiment import checked_data, eval_batches, quiet_libraries
     from litmus.tracking import find_run
+    from litmus.trained import best_device, load_trained
 
     stored = find_run(reference, home=home, uri=uri)
-    config = load_config([stored.artifact("config.yaml")])
     with quiet_libraries():
+        trained = load_trained(stored)
+        config, device = trained.config, best_device(trained.config.train.accelerator)
         data = checked_data(config)
-        network, device = make_network(config, data.info), best_device(config.train.accelerator)
-        load_into(network, stored.artifact("weights.safetensors"))
         test = evaluate(
-            network.to(device),
+            trained.network.to(device),
             eval_batches(data, "test", device),
             device=device,
             bf16=config.train.precision == "bf16-mixed",
@@ -80,31 +80,6 @@ def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], N
     reported = json.loads(Path(stored.artifact("result.json")).read_text())["test"]
     same = reported["num_errors"] == test.num_errors
     say("the run reported the same" if same else f"the run reported {reported['err']:.4f}: not the same")
-
-
-def load_into(network: Any, weights: Path) -> None:
-    """Load safetensors into a network; ``Refused`` when they belong to another one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from litmus.errors import refuse
-
-    try:
-        network.load_state_dict(load_file(weights))
-    except SafetensorError as error:
-        raise refuse(str(weights), f"is not a whole safetensors file: {error}") from None
-    except RuntimeError as error:
-        raise refuse(str(weights), f"holds another network's weights: {str(error).splitlines()[1].strip()}") from None
-
-
-def best_device(accelerator: str) -> Any:
-    import torch
-
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator != "cpu" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], None] = print) -> None:
@@ -221,6 +196,7 @@ def range_test(
     from torch.nn import functional as F
 
     from litmus.optim import build_optimizer
+    from litmus.trained import best_device
 
     device = best_device(config.train.accelerator)
     network = classifier.network.to(device).train()

@@ -37,6 +37,7 @@ from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, optio
 from litmus.data.batch import Batch, DataInfo
 from litmus.data.checks import network_problems
 from litmus.data.datamodule import SPLITS, ImageDataModule
+from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
 from litmus.errors import Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
@@ -113,7 +114,7 @@ def make_data(config: RunConfig) -> ImageDataModule:
     )
 
 
-def make_network(config: RunConfig, info: DataInfo) -> nn.Module:
+def make_network(config: RunConfig, info: DataInfo | Preprocessing) -> nn.Module:
     """The config's network for this data, initialised from torch's global generator."""
     try:
         return build_network(
@@ -435,7 +436,11 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
         }
     )
     weights = tracked.dir / "weights.safetensors"
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        weights,
+        metadata={METADATA_KEY: Preprocessing.of(result.info).to_json()},
+    )
     tracked.log_artifact(weights)
     tracked.log_text(json.dumps(result.table(), indent=1), "result.json")
     for picture in result.pictures:

@@ -1,0 +1,77 @@
+"""A trained network read back from its run: all that is needed is the run's config and its weights, not its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from litmus.config import RunConfig, load_config
+from litmus.data.preprocessing import METADATA_KEY, Preprocessing
+from litmus.errors import refuse
+from litmus.experiment import make_network
+from litmus.tracking import StoredRun
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network, in evaluation mode on the CPU, and what it reads."""
+
+    run: StoredRun
+    config: RunConfig
+    network: nn.Module
+    preprocessing: Preprocessing
+
+
+def load_trained(run: StoredRun) -> Trained:
+    """The network that ``run`` ended with: the weights that were tested.
+
+    Raises:
+        Refused: the run kept no weights, or they are damaged, or another network's.
+    """
+    config = load_config([run.artifact("config.yaml")])
+    weights = run.artifact(WEIGHTS)
+    tensors, preprocessing = read_weights(weights)
+    if preprocessing is None:
+        raise refuse(str(weights), "does not say what images it reads: it was not written by `litmus fit`")
+    network = make_network(config, preprocessing)
+    load_into(network, tensors, weights)
+    return Trained(run, config, network.eval(), preprocessing)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Preprocessing | None]:
+    """The tensors of a safetensors file, and the preprocessing that a run's weights carry.
+
+    Raises:
+        Refused: not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            kept = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise refuse(str(path), f"is not a whole safetensors file: {error}") from None
+    return tensors, None if kept is None else Preprocessing.from_json(kept)
+
+
+def load_into(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Load a run's weights into its network; ``Refused`` when they belong to another one."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise refuse(str(where), f"holds another network's weights: {str(error).splitlines()[1].strip()}") from None
+
+
+def best_device(accelerator: str) -> torch.device:
+    """The device that Lightning's ``accelerator`` would choose."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator != "cpu" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
