@@ -9,9 +9,10 @@ import lightning as L
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litmus.callbacks.features import FeatureTable
 from litmus.callbacks.plateau import ObservePlateau
 from litmus.networks import build_network
-from litmus.optim import build_optimizer, build_schedule
+from litmus.optim import build_optimizer, build_schedule, learning_rate
 
 
 class NonFinite(ArithmeticError):
@@ -38,6 +39,9 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: in [0, 1).
         num_train: m, the number of training images, by which ``l2_lambda`` is divided; default: asked of the trainer.
         log_every: steps between the logged ``train_step/*``, 0 for none.
+        lr_factors: parameter of the network -> factor of its rate; default 1.
+        restart: ``(at, factor)``, the start of the schedule's second phase and its part of the rate, see
+            ``build_schedule``.
     """
 
     def __init__(
@@ -49,14 +53,20 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         num_train: int | None = None,
         log_every: int = 50,
+        lr_factors: dict[str, float] | None = None,
+        restart: tuple[int, float] | None = None,
     ):
         super().__init__()
-        self.network = network
+        self.network: Any = network
         self.optim = dict(optim or OPTIM)
         self.schedule = dict(schedule or SCHEDULE)
         self.label_smoothing = label_smoothing
         self.num_train = num_train
         self.log_every = log_every
+        self.lr_factors, self.restart = lr_factors, restart
+        self.features: FeatureTable | None = None
+        self.origin = ""
+        """Where the weights came from, in words; empty for new ones."""
         self.sums = {split: Sums() for split in ("train", "val", "train_eval", "test")}
         self.history: list[dict[str, float]] = []
 
@@ -69,14 +79,19 @@ class ImageClassifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
 
+    def logits(self, batch: Any, split: str) -> Tensor:
+        """(B, K): the network's, or while its body stands still the head's on features known already."""
+        if self.features is None:
+            return self.network(batch[0].to(self.dtype))
+        return self.network.head(self.network.dropout(self.features.of(self.network, batch, split)))
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        images, labels = batch[0].to(self.dtype), batch[1]
-        logits = self.network(images)
+        labels, logits = batch[1], self.logits(batch, "train")
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         errors = count_errors(logits, labels)
-        self.sums["train"].add(loss, errors, len(images))
+        self.sums["train"].add(loss, errors, len(labels))
         if self.log_every and batch_idx % self.log_every == 0:
-            self._log_step(loss, errors / len(images))
+            self._log_step(loss, errors / len(labels))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -97,9 +112,13 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         trainer, schedule = self.trainer, self.schedule
         total_steps = int(trainer.estimated_stepping_batches)  # loads the training data, which num_train_of looks at
-        optimizer = build_optimizer(self.network, num_train=self.num_train or num_train_of(trainer), **self.optim)
+        optimizer = build_optimizer(
+            self.network, num_train=self.num_train or num_train_of(trainer), lr_factors=self.lr_factors, **self.optim
+        )
         in_steps = trainer.max_epochs in (None, -1)
         unit_steps = 1 if in_steps else max(1, total_steps // trainer.max_epochs)  # type: ignore[operator]
+        if self.restart is not None:
+            schedule = {**schedule, "restart_at": self.restart[0], "restart_factor": self.restart[1]}
         lr_scheduler = build_schedule(optimizer, total_steps=total_steps, unit_steps=unit_steps, **schedule)
         return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
@@ -107,15 +126,14 @@ class ImageClassifier(L.LightningModule):
         return [ObservePlateau()] if self.schedule["name"] == "plateau" else []
 
     def _evaluate(self, batch: Any, split: str) -> None:
-        images, labels = batch[0].to(self.dtype), batch[1]
-        logits = self.network(images)
-        self.sums[split].add(F.cross_entropy(logits, labels), count_errors(logits, labels), len(images))
+        labels, logits = batch[1], self.logits(batch, split)
+        self.sums[split].add(F.cross_entropy(logits, labels), count_errors(logits, labels), len(labels))
 
     def _log_epoch(self, *splits: str) -> None:
         metrics = {f"{split}/{name}": value for split in splits for name, value in self.sums[split].means().items()}
         self._refuse_non_finite(metrics)
         if "val" in splits:
-            metrics["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            metrics["train/lr"] = learning_rate(self.trainer.optimizers[0])
             at = {"epoch": self.current_epoch + 1, "step": self.trainer.global_step}
             self.history.append({**at, **metrics})
         self.log_dict(metrics, prog_bar=True, logger=False)  # for the callbacks
@@ -124,7 +142,7 @@ class ImageClassifier(L.LightningModule):
     def _refuse_non_finite(self, metrics: dict[str, float]) -> None:
         wrong = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if wrong:
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"] if self.trainer.optimizers else math.nan
+            rate = learning_rate(self.trainer.optimizers[0]) if self.trainer.optimizers else math.nan
             raise NonFinite(
                 f"{', '.join(wrong)} in epoch {self.current_epoch + 1}, step {self.trainer.global_step}, lr {rate:g}: "
                 "a smaller optim.lr, train.grad_clip=1 or a schedule.warmup may help; litmus lr finds a rate"
@@ -133,7 +151,7 @@ class ImageClassifier(L.LightningModule):
     def _log_step(self, loss: Tensor, err: Tensor) -> None:
         """Straight to the loggers: ``self.log`` at every step doubles the step of a small net."""
         if self.loggers:
-            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            lr = learning_rate(self.trainer.optimizers[0])
             self._to_loggers({"train_step/loss": loss.item(), "train_step/err": err.item(), "train_step/lr": lr})
 
     def _to_loggers(self, metrics: dict[str, float]) -> None:

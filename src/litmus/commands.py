@@ -14,9 +14,11 @@ from litmus.config import RunConfig, notes
 
 def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
     """Everything that can be refused before compute; with ``show``, a picture of augmented training batches."""
-    from litmus.experiment import checked_data, make_network, shown
+    from litmus.experiment import checked_data, layer_table, make_network, shown
     from litmus.networks import num_params
+    from litmus.weights import follow_weights, load_weights_
 
+    config = follow_weights(config)
     data = checked_data(config)
     info = data.info
     images = "x".join(map(str, (info.channels, *info.image_size)))
@@ -25,9 +27,14 @@ def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = pri
         f"       {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, digest {info.digest}, "
         f"splits {info.split_digest}"
     )
-    say(f"model  {config.model.name}, {num_params(make_network(config, info)):,} parameters")
+    network = make_network(config, info)
+    say(f"model  {config.model.name}, {num_params(network):,} parameters")
+    if origin := load_weights_(network, config):
+        say(f"start  {origin}")
     for note in notes(config):
         say(f"note   {note}")
+    for row in layer_table(config, network):
+        say(f"       {row}")
     if show:
         say(f"picture  {shown(draw_augmented(config, data))}")
     say("nothing to refuse; next: litmus fit with the same arguments")
@@ -151,8 +158,10 @@ def lr_range_test(
 
     from litmus.diagnosis import plots, suggest_lr
     from litmus.experiment import checked_data, make_classifier, quiet_libraries, shown, start_tracking
+    from litmus.weights import follow_weights
 
     with quiet_libraries():
+        config = follow_weights(config)
         data = checked_data(config)
         with start_tracking(config, data.info, kind="lr") as tracked:
             classifier = make_classifier(config, data)
@@ -195,12 +204,16 @@ def range_test(
     from rich.progress import track
     from torch.nn import functional as F
 
+    from litmus.experiment import make_plan
+    from litmus.networks.layers import set_frozen_
     from litmus.optim import build_optimizer
     from litmus.trained import best_device
 
     device = best_device(config.train.accelerator)
     network = classifier.network.to(device).train()
-    optim = {**config.optim.model_dump(), "lr": low}
+    if (plan := make_plan(config, network)) is not None:
+        set_frozen_(network, plan.frozen_at(0))
+    optim = {**classifier.optim, "lr": low, "lr_factors": classifier.lr_factors}
     optimizer = build_optimizer(network, num_train=data.info.num_train, **optim)
     bf16 = config.train.precision == "bf16-mixed"
     rates: list[float] = []
@@ -209,7 +222,7 @@ def range_test(
     for step in track(range(steps), description="range test", transient=True):
         rate = low * (high / low) ** (step / (steps - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         images, labels = next(batches)[:2]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(network(images), labels, label_smoothing=config.train.label_smoothing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import shutil
 import textwrap
 import time
@@ -25,8 +26,11 @@ from torch import nn
 from litmus.callbacks import (
     EMA,
     BestCheckpoint,
+    CacheFeatures,
     EarlyStopping,
     EpochTable,
+    Freeze,
+    FreezeBySteps,
     LastCheckpoint,
     ValidateAtEnd,
     build_criterion,
@@ -41,9 +45,11 @@ from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
 from litmus.errors import Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
-from litmus.networks import UnreadableImageSize, build_network, lsuv_, num_params
+from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
+from litmus.networks.layers import FreezePlan, layer_groups, lr_factors, plan_freezing
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
 from litmus.tracking.logger import RunLogger
+from litmus.weights import digest_of_file, find_weights, follow_weights, load_weights_
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
@@ -75,6 +81,8 @@ class Result:
     pictures: list[Path]
     profiles: list[Path]
     """What ``train.profiler`` wrote."""
+    saved: str | None = None
+    """What computing the features of a frozen body once saved, in a sentence."""
 
     @property
     def test_interval(self) -> tuple[float, float]:
@@ -122,7 +130,7 @@ def make_network(config: RunConfig, info: DataInfo | Preprocessing) -> nn.Module
             in_channels=info.channels,
             num_classes=info.num_classes,
             image_size=info.image_size,
-            **options(config.model),
+            **options(config.model, "weights", "weights_by"),
         )
     except UnreadableImageSize as error:
         raise Refused(Problem("data.image_size", str(error)), source="config") from error
@@ -159,8 +167,10 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
     try:
         with torch.random.fork_rng(devices=[]):
             network = make_network(config, info)
+            load_weights_(network, config)
     except Refused as refused:
         return found + refused.problems
+    found += layer_problems(config, network)
     home = Path(config.tracking.home)
     needed = 2 * 3 * sum(p.numel() * p.element_size() for p in network.parameters())
     free = shutil.disk_usage(_existing(home)).free
@@ -168,6 +178,72 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
         says = f"{free / 1e6:.0f} MB free, two checkpoints need about {needed / 1e6:.0f} MB"
         found.append(Problem("tracking.home", says, str(home)))
     return found
+
+
+def layer_problems(config: RunConfig, network: nn.Module) -> list[Problem]:
+    """What is wrong with the layers that a config names."""
+    found: list[Problem] = []
+    try:
+        plan = make_plan(config, network)
+        if plan is not None and plan.thaws and plan.thaws[-1].at >= config.train.length:
+            last = plan.thaws[-1]
+            says = (
+                f"the last of {len(plan.thaws)} groups, {last.groups[0]}, would thaw at {last.at} of "
+                f"{config.train.length} {config.train.unit}"
+            )
+            found.append(Problem("freeze.thaw_every", says, config.freeze.thaw_every if config.freeze else None))
+    except ValueError as error:
+        found.append(Problem("freeze.layers", str(error)))
+    try:
+        rates_of(config, network)
+    except ValueError as error:
+        found.append(Problem("optim.lr_factors", str(error)))
+    return found
+
+
+def make_plan(config: RunConfig, network: nn.Module) -> FreezePlan | None:
+    """What ``freeze`` says of this network."""
+    freeze = config.freeze
+    if freeze is None or not isinstance(network, Network):
+        return None
+    return plan_freezing(network, freeze.layers, until=freeze.until, thaw_every=freeze.thaw_every)
+
+
+def layer_table(config: RunConfig, network: nn.Module) -> list[str]:
+    """Which groups of layers learn, from when and how fast, with their parameters; empty where all learn alike."""
+    plan, factors = make_plan(config, network), rates_of(config, network)
+    if not isinstance(network, Network) or (plan is None and not factors):
+        return []
+    plan = plan or FreezePlan(frozenset())
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    unit = config.train.unit.removesuffix("s")
+    rows = [("layers", "parameters", "frozen", "trains", "lr")]
+    for group, names in layer_groups(network).items():
+        total, frozen = sum(map(sizes.__getitem__, names)), sum(sizes[name] for name in names if name in plan.held)
+        when = sorted({plan.thaws_at(name) for name in names}, key=lambda at: math.inf if at is None else at)
+        words = ["never" if at is None else f"from {unit} {at + 1:,}" if at else "from the start" for at in when]
+        rates = sorted({config.optim.lr * factors.get(name, 1.0) for name in names})
+        shown_rates = " to ".join(f"{rate:.2g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
+        rows.append((group, f"{total:,}", f"{frozen:,}" if frozen else "", ", ".join(words), shown_rates))
+    held = sum(sizes[name] for name in plan.held)
+    everything = sum(sizes.values())
+    rows.append(("all", f"{everything:,}", f"{held:,}", f"{everything - held:,} of them at the start", ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if 0 < place < 3 else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def rates_of(config: RunConfig, network: nn.Module) -> dict[str, float]:
+    """Parameter -> factor of the rate, where it is not 1."""
+    optim = config.optim
+    if not isinstance(network, Network) or (optim.layer_decay == 1 and not optim.lr_factors):
+        return {}
+    return lr_factors(network, layer_decay=optim.layer_decay, by_pattern=optim.lr_factors)
 
 
 def checked_data(config: RunConfig) -> ImageDataModule:
@@ -191,6 +267,7 @@ def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Result:
         litmus.classifier.NonFinite: when a loss is no longer a number; the run is FAILED.
     """
     with quiet_libraries():
+        config = follow_weights(config)
         data = checked_data(config)
         with start_tracking(config, data.info, kind="train") as tracked:
             result = _train(config, data, tracked, say)
@@ -200,6 +277,8 @@ def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Result:
 
 def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
     """A tracked run that already holds its config, its data set and its surroundings."""
+    origin = find_weights(config)
+    weights = {"litmus.weights": origin.says, "litmus.weights_digest": digest_of_file(origin.file)} if origin else {}
     tracked = Run.start(
         home=config.tracking.home,
         uri=config.tracking.uri,
@@ -207,7 +286,7 @@ def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
         name=config.run_name,
         kind=kind,
         params=flatten(config),
-        tags={**config.tracking.tags, **environment_tags(environment())},
+        tags={**config.tracking.tags, **environment_tags(environment()), **weights},
         send="off" if config.tracking.offline else "process",
     )
     tracked.log_text(dump_config(config), "config.yaml")
@@ -219,23 +298,31 @@ def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
 
 
 def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier:
-    """Network, loss and optimizer of a config, initialised by its seed."""
+    """Network, loss and optimizer of a config, initialised by its seed and ``model.weights``."""
     L.seed_everything(config.seed, verbose=False)
     network = make_network(config, data.info)
+    origin = load_weights_(network, config)
     if getattr(config.model, "init", None) == "lsuv":
         lsuv_(network, next(eval_batches(data, "train_eval", torch.device("cpu")))[0])
     if config.train.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if config.train.compile:
         network.compile()
-    return ImageClassifier(
+    restart = None
+    if config.freeze is not None and config.freeze.until is not None and config.freeze.lr_after is not None:
+        restart = (config.freeze.until, config.freeze.lr_after)
+    classifier = ImageClassifier(
         network,
-        optim=config.optim.model_dump(),
+        optim=config.optim.model_dump(exclude={"layer_decay", "lr_factors"}),
+        lr_factors=rates_of(config, network),
+        restart=restart,
         schedule=config.schedule.model_dump(),
         label_smoothing=config.train.label_smoothing,
         num_train=data.info.num_train,
         log_every=config.train.log_every,
     )
+    classifier.origin = origin
+    return classifier
 
 
 def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -> L.Trainer:
@@ -269,10 +356,16 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
     )
 
 
-def make_callbacks(config: RunConfig, folder: Path) -> list[L.Callback]:
+def make_callbacks(config: RunConfig, folder: Path, data: ImageDataModule, network: nn.Module) -> list[L.Callback]:
     """In this order: what changes the weights or the rate, what stops, what shows, what keeps."""
     stop, mode = config.early_stopping, METRICS[config.monitor]
     callbacks: list[L.Callback] = []
+    plan = make_plan(config, network)
+    if plan is not None and config.freeze is not None:
+        in_epochs = config.train.unit == "epochs"
+        callbacks.append(Freeze(plan) if in_epochs else FreezeBySteps(plan))
+        if config.freeze.cache and not augments(config):
+            callbacks.append(CacheFeatures(data.info.num_train, skip_images=in_epochs))
     if config.train.ema_decay is not None:
         callbacks.append(EMA(config.train.ema_decay))
     if stop is not None:
@@ -293,9 +386,9 @@ def make_callbacks(config: RunConfig, folder: Path) -> list[L.Callback]:
 def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable[[str], None]) -> Result:
     started = time.monotonic()
     classifier = make_classifier(config, data)
-    callbacks = make_callbacks(config, tracked.dir)
+    callbacks = make_callbacks(config, tracked.dir, data, classifier.network)
     trainer = make_trainer(config, tracked, callbacks)
-    say(headline(config, data.info, classifier.network, trainer, tracked))
+    say(headline(config, data.info, classifier, trainer, tracked))
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:
@@ -319,6 +412,7 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
     }
     stop = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
     diagnosis = diagnose(config, data.info, evaluations, stopped=stop is not None and stop.reason is not None)
+    cache = next((callback for callback in callbacks if isinstance(callback, CacheFeatures)), None)
     result = Result(
         run=tracked,
         info=data.info,
@@ -329,6 +423,7 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
         trained_sec=trained_sec,
         pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures"),
         profiles=sorted(tracked.dir.glob("*profile*.*")),
+        saved=cache.sentence if cache else None,
     )
     record(config, result, classifier.network, tracked)
     return result
@@ -449,8 +544,9 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
         tracked.log_artifact(profile, "profile")
 
 
-def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.Trainer, tracked: Run) -> str:
-    """What is about to run, in three lines."""
+def headline(config: RunConfig, info: DataInfo, classifier: ImageClassifier, trainer: L.Trainer, tracked: Run) -> str:
+    """What is about to run, in a few lines."""
+    network = classifier.network
     train, optim = config.train, config.optim
     size = num_params(network)
     images = "x".join(map(str, (info.channels, *info.image_size)))
@@ -465,7 +561,9 @@ def headline(config: RunConfig, info: DataInfo, network: nn.Module, trainer: L.T
             f"{info.num_classes} classes, from {info.source}",
             f"optim  {optim.name}, {', '.join(filter(None, facts))}, {config.schedule.name} rate, "
             f"{train.length:,} {train.unit} in batches of {config.data.batch_size * train.accumulate}",
+            *([f"start  {classifier.origin}"] if classifier.origin else []),
             *(f"note   {note}" for note in notes(config)),
+            *(f"       {row}" for row in layer_table(config, network)),
         ]
     )
 
@@ -482,6 +580,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         f"  {ended}{kept.which} weights by {config.monitor}, epoch {kept.epoch}"
         if kept.which == "best"
         else f"  {ended}last weights, epoch {kept.epoch}",
+        *([f"  {result.saved}"] if result.saved else []),
         *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
         *(f"  note: {note}" for note in result.diagnosis.notes),
         "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -37,6 +37,7 @@ def build_optimizer(
     l2_lambda: float = 0.0,
     l1_lambda: float = 0.0,
     decay: Decay = "weights",
+    lr_factors: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Optimizer:
     """The optimizer called ``name`` over all parameters of ``module``, frozen ones included.
@@ -57,6 +58,7 @@ def build_optimizer(
         num_train: m, the number of training images over all devices; not the batch size.
         l2_lambda, l1_lambda: >= 0.
         decay: what the lambdas act on, see ``parameter_groups``.
+        lr_factors: parameter's name -> factor of ``lr``, 1 where there is none (discriminative rates).
         options: the optimizer's own (``momentum``, ``betas``, ``eps``, ``rho``); None keeps its default.
 
     Raises:
@@ -66,7 +68,10 @@ def build_optimizer(
         raise ValueError(
             f"num_train = {num_train} must be >= 1, l2_lambda = {l2_lambda} and l1_lambda = {l1_lambda} >= 0"
         )
-    groups = parameter_groups(module, decay=decay)
+    groups = parameter_groups(module, decay=decay, lr_factors=lr_factors)
+    for group in groups:
+        if group["lr_factor"] != 1:
+            group["lr"] = lr * group["lr_factor"]
     if not groups:
         raise ValueError(f"{type(module).__name__} has no parameters to optimise")
     build = OPTIMIZERS.get(name) or _timm_builder(name)
@@ -81,24 +86,44 @@ def build_optimizer(
     return optimizer
 
 
-def parameter_groups(module: nn.Module, *, decay: Decay = "weights") -> Groups:
-    """The parameters in their natural order, in two groups: those that the lambdas act on, and the others.
+def parameter_groups(
+    module: nn.Module, *, decay: Decay = "weights", lr_factors: Mapping[str, float] | None = None
+) -> Groups:
+    """The parameters in their natural order, in two groups: those that the lambdas act on, and the others; in as many
+    pairs of groups as there are factors of the rate.
 
     With ``"weights"`` the others are biases, norm parameters, all vectors and scalars, and what a timm backbone lists
     in ``no_weight_decay()`` (position embeddings, class tokens). With ``"all"`` there are no others.
 
     Returns:
-        ``{"name": "penalised", "params": [...]}``, which will take the optimizer's ``weight_decay``, and
-        ``{"name": "free", "params": [...], "weight_decay": 0.0}``; a group without parameters is left out.
+        ``{"name": "penalised", "params": [...], "lr_factor": 1.0}``, which will take the optimizer's ``weight_decay``,
+        and ``{"name": "free", "params": [...], "lr_factor": 1.0, "weight_decay": 0.0}``; a group without parameters is
+        left out.
+
+    Raises:
+        ValueError: a factor for a parameter that the module does not have.
     """
     if decay not in ("weights", "all"):
         raise ValueError(f"decay = {decay!r}: 'weights' or 'all'")
     free = _free_names(module) if decay == "weights" else set()
-    groups: Groups = [
-        {"name": PENALISED, "params": [p for name, p in module.named_parameters() if name not in free]},
-        {"name": FREE, "params": [p for name, p in module.named_parameters() if name in free], "weight_decay": 0.0},
-    ]
+    named = dict(module.named_parameters())
+    factor_of = {name: float((lr_factors or {}).get(name, 1.0)) for name in named}
+    if unknown := set(lr_factors or {}) - set(named):
+        raise ValueError(f"lr_factors: {sorted(unknown)[0]!r} is no parameter; {nearest(sorted(unknown)[0], named)}")
+    groups: Groups = []
+    for factor in dict.fromkeys(factor_of.values()):
+        mine = {name: parameter for name, parameter in named.items() if factor_of[name] == factor}
+        penalised = [parameter for name, parameter in mine.items() if name not in free]
+        others = [parameter for name, parameter in mine.items() if name in free]
+        groups.append({"name": PENALISED, "params": penalised, "lr_factor": factor})
+        groups.append({"name": FREE, "params": others, "lr_factor": factor, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """The rate of a parameter whose factor is 1, as the schedule has it now."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / float(group.get("lr_factor", 1.0))
 
 
 @torch.no_grad()
@@ -286,6 +311,8 @@ def build_schedule(
     unit_steps: int = 1,
     warmup: int = 0,
     warmup_factor: float = 0.1,
+    restart_at: int | None = None,
+    restart_factor: float = 1.0,
     **options: Any,
 ) -> dict[str, Any] | None:
     """Lightning's ``lr_scheduler`` config for the schedule called ``name``, or None when the rate never changes.
@@ -299,21 +326,40 @@ def build_schedule(
         total_steps: optimizer steps in the whole training; batches accumulated into one step count once.
         warmup: length of a linear warm-up that multiplies the schedule, from ``warmup_factor`` up to 1. The default
             factor is that of He et al. 2015 for 110 layers, who hold it and then jump.
+        restart_at: where a second phase begins: warm-up and schedule start anew over what is left, at
+            ``restart_factor * lr``. A plateau schedule goes on at that factor; it has no length to start anew over.
         options: the schedule's own.
 
     Raises:
-        ValueError: unknown name or option, no steps, a warm-up that does not end within the training.
+        ValueError: unknown name or option, no steps, a warm-up that does not end within a phase of the training.
     """
     config: dict[str, Any] = {"interval": "step", "frequency": 1}
-    warm = warmed_up(lambda step: 1.0, warmup * unit_steps, warmup_factor, total_steps=total_steps)
+    lengths = [total_steps]
+    if restart_at is not None:
+        lengths = [restart_at * unit_steps, total_steps - restart_at * unit_steps]
+    warm = _in_phases(
+        [warmed_up(lambda step: 1.0, warmup * unit_steps, warmup_factor, total_steps=length) for length in lengths],
+        lengths,
+        restart_factor,
+    )
     if name == "plateau":
         _refuse_unknown("schedule 'plateau'", options, {"factor", "patience", "mode", "monitor"})
         monitor = options.pop("monitor", "val/loss")
         return config | {"scheduler": Plateau(optimizer, warm, **options), "monitor": monitor}
-    factor = lr_factor(name, total_steps=total_steps, unit_steps=unit_steps, **options)
-    if name == "constant" and not warmup:
+    factor = _in_phases(
+        [lr_factor(name, total_steps=length, unit_steps=unit_steps, **options) for length in lengths], lengths
+    )
+    if name == "constant" and not warmup and restart_at is None:
         return None
     return config | {"scheduler": LambdaLR(optimizer, lambda step: warm(step) * factor(step))}
+
+
+def _in_phases(factors: Sequence[Factor], lengths: Sequence[int], second: float = 1.0) -> Factor:
+    """One factor, or one until ``lengths[0]`` and then ``second`` times another, counted from there."""
+    first, later, switch = factors[0], factors[-1], lengths[0]
+    if len(factors) == 1:
+        return first
+    return lambda step: first(step) if step < switch else second * later(step - switch)
 
 
 def lr_factor(name: str, *, total_steps: int, unit_steps: int = 1, **options: Any) -> Factor:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from litmus.config import RunConfig, load_config
-from litmus.data.preprocessing import METADATA_KEY, Preprocessing
+from litmus.data.preprocessing import Preprocessing
 from litmus.errors import refuse
 from litmus.experiment import make_network
 from litmus.tracking import StoredRun
-
-WEIGHTS = "weights.safetensors"
+from litmus.weights import FILE, read_weights
 
 
 @dataclass(frozen=True)
@@ -34,30 +33,13 @@ def load_trained(run: StoredRun) -> Trained:
         Refused: the run kept no weights, or they are damaged, or another network's.
     """
     config = load_config([run.artifact("config.yaml")])
-    weights = run.artifact(WEIGHTS)
+    weights = run.artifact(FILE)
     tensors, preprocessing = read_weights(weights)
     if preprocessing is None:
         raise refuse(str(weights), "does not say what images it reads: it was not written by `litmus fit`")
     network = make_network(config, preprocessing)
     load_into(network, tensors, weights)
     return Trained(run, config, network.eval(), preprocessing)
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Preprocessing | None]:
-    """The tensors of a safetensors file, and the preprocessing that a run's weights carry.
-
-    Raises:
-        Refused: not a whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            kept = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError) as error:
-        raise refuse(str(path), f"is not a whole safetensors file: {error}") from None
-    return tensors, None if kept is None else Preprocessing.from_json(kept)
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

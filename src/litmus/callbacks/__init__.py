@@ -9,6 +9,8 @@ import lightning as L
 from litmus.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from litmus.callbacks.early_stopping import GL, PQ, UP, Criterion, EarlyStopping, Patience, build_criterion
 from litmus.callbacks.ema import EMA
+from litmus.callbacks.features import CacheFeatures
+from litmus.callbacks.freeze import Freeze, FreezeBySteps
 from litmus.callbacks.plateau import ObservePlateau
 from litmus.callbacks.progress import EpochTable
 from litmus.callbacks.validate_at_end import ValidateAtEnd
@@ -19,9 +21,12 @@ __all__ = [
     "PQ",
     "UP",
     "BestCheckpoint",
+    "CacheFeatures",
     "Criterion",
     "EarlyStopping",
     "EpochTable",
+    "Freeze",
+    "FreezeBySteps",
     "LastCheckpoint",
     "ObservePlateau",
     "Patience",

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from litmus.callbacks.checkpoint import Rank, is_better, rank
+from litmus.optim import learning_rate
 
 REFRESH_SEC = 0.25
 METRICS = ("train/loss", "train/err", "val/loss", "val/err")
@@ -163,7 +164,7 @@ class EpochTable(ProgressBar):
 
     def _start_line(self, trainer: L.Trainer) -> None:
         self._line_started_at = time.monotonic()
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self._lr = learning_rate(trainer.optimizers[0])
         self._images = 0
 
     def _write_line(self, trainer: L.Trainer) -> None:

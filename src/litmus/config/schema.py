@@ -147,6 +147,8 @@ class DataSection(Section):
     std: PerChannel | None = None
     channels: Literal[1, 3] | None = None
     """Convert the images to grey (1) or RGB (3); default: as they are."""
+    classes: Annotated[tuple[str | int, ...], BeforeValidator(_tuple), Field(min_length=2)] | None = None
+    """Keep the images of these classes only, by name or number; they become classes 0, 1, ... in this order."""
 
 
 class DigitsConfig(DataSection):
@@ -154,6 +156,8 @@ class DigitsConfig(DataSection):
 
     name: Literal["digits"] = "digits"
     test_fraction: float = Field(0.2, gt=0, lt=1)
+    image_size: int | None = Field(None, ge=4)
+    """Resize to this square; default: 8."""
 
 
 class SyntheticConfig(DataSection):
@@ -201,7 +205,15 @@ class ImageFolderConfig(DataSection):
 
 
 class ModelSection(Section):
-    """The options of a network: its constructor's keyword arguments."""
+    """The options of a network: its constructor's keyword arguments, and where its weights come from."""
+
+    weights: str | None = None
+    """Start from weights learnt elsewhere; the head is new. ``pretrained``: a timm backbone's published ones, from its
+    cache or hub; ``run:RUN``: those a run ended with; ``package:NAME/FILE``: a file of an installed package; else a
+    path (safetensors, or .pth loaded without running code). The data follow what these weights read, where
+    ``data.image_size``, ``channels``, ``mean`` and ``std`` are not given."""
+    weights_by: Literal["name", "order"] = "name"
+    """How the file's tensors find their places: by their names, or, when the file has other names, by their order."""
 
 
 class NetworkSection(ModelSection):
@@ -309,7 +321,7 @@ class ResidualMLPConfig(NetworkSection):
 
 
 class TimmConfig(ModelSection):
-    """Any classification network of timm, by its name there, with new weights."""
+    """Any classification network of timm, by its name there, with new weights or with ``weights``."""
 
     name: Literal["timm"] = "timm"
     backbone: str = "resnet18"
@@ -334,6 +346,10 @@ class OptimSection(Section):
     """lambda_1 in J = loss + lambda_1 / m * sum |W|, by the proximal step: exact zeros."""
     decay: Literal["weights", "all"] = "weights"
     """What lambda acts on: weights only, or biases and norm parameters too."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Discriminative rates: the head learns at ``lr``, each group of layers below at this part of the one above."""
+    lr_factors: dict[str, Positive] = Field(default_factory=dict)
+    """Pattern -> factor of ``lr``: ``{"stages.0": 0.1}``; patterns as in ``freeze.layers``, the last match counts."""
 
 
 class SGDConfig(OptimSection):
@@ -480,6 +496,37 @@ class AugmentConfig(Section):
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _layers(value: Any) -> Any:
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) and part for part in value):
+        return tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(
+        "wants `body` (all but the head), a number k >= 0 (the stem and the first k blocks), or patterns over names of "
+        "layers, such as [stem, 'stages.0']"
+    )
+
+
+class FreezeConfig(Section):
+    """Layers that are held still: no gradient, no decay, no momentum, batch norm and dropout as in evaluation.
+    Durations are in the unit of the training length."""
+
+    layers: Annotated[int | tuple[str, ...], BeforeValidator(_layers)] = ("body",)
+    """``body``: all but the head; a number k: the stem and the first k blocks; or patterns over names of layers,
+    ``*`` for any letters: ``[stem, "stages.0"]``."""
+    until: int | None = Field(None, ge=1)
+    """First epoch (or step), counted from 0, in which they learn; default: held to the end."""
+    thaw_every: int | None = Field(None, ge=1)
+    """Gradual unfreezing: the group next to the head thaws at ``until``, the one below it so much later, and so on."""
+    lr_after: float | None = Field(None, gt=0, le=1000)
+    """A second phase from ``until`` on: the schedule starts anew at ``lr_after * optim.lr``. With ``layers: body`` this
+    is a linear probe, then fine-tuning (Kumar et al. 2022)."""
+    cache: bool = True
+    """Compute the features once while the whole body is frozen and nothing augments the images."""
 
 
 class TrainConfig(Section):
@@ -645,6 +692,7 @@ class RunConfig(Section):
     optim: _choice(*CHOICES["optim"]) = MomentumConfig()  # type: ignore[valid-type]
     schedule: _choice(*CHOICES["schedule"]) = ConstantConfig()  # type: ignore[valid-type]
     augment: AugmentConfig = AugmentConfig()
+    freeze: FreezeConfig | None = None
     train: TrainConfig = TrainConfig()
     early_stopping: _choice(*CHOICES["early_stopping"]) | None = None  # type: ignore[valid-type]
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -714,6 +762,7 @@ def cross_check(config: RunConfig) -> list[Problem]:
             Problem("schedule.every", f"must be shorter than the training, {train.length} {unit}", schedule.every)
         )
     found += _network_problems(config.model)
+    found += _transfer_problems(config)
     found += _dropped(config)
     if train.precision == "16-mixed" and train.accelerator == "cpu":
         found.append(Problem("train.precision", "needs a GPU; on a CPU use 32 or bf16-mixed", train.precision))
@@ -756,6 +805,35 @@ def _network_problems(model: Any) -> list[Problem]:
     return found
 
 
+def _transfer_problems(config: RunConfig) -> list[Problem]:
+    found, freeze, train, model = [], config.freeze, config.train, config.model
+    if model.weights == "pretrained" and model.name != "timm":
+        says = "is for timm's backbones; the weights of another run are run:RUN, or a path to its weights.safetensors"
+        found.append(Problem("model.weights", says, "pretrained"))
+    if model.weights is not None and getattr(model, "init", None) == "lsuv":
+        found.append(Problem("model.init", "would rescale the weights that model.weights brings", "lsuv"))
+    if freeze is None:
+        return found
+    if freeze.until is not None and freeze.until >= train.length:
+        says = f"the training ends after {train.length} {train.unit}; leave it out to freeze to the end"
+        found.append(Problem("freeze.until", says, freeze.until))
+    if freeze.until is None:
+        later = {"thaw_every": freeze.thaw_every, "lr_after": freeze.lr_after}
+        says = "needs freeze.until: when it begins"
+        found += [Problem(f"freeze.{key}", says, value) for key, value in later.items() if value is not None]
+    if freeze.lr_after is not None and freeze.until is not None and freeze.until < train.length:
+        shortest = min(freeze.until, train.length - freeze.until)
+        for key in ("warmup", "every"):
+            if getattr(config.schedule, key, 0) >= shortest and getattr(config.schedule, key, 0):
+                says = f"must be shorter than each phase; freeze.until = {freeze.until} makes one of {shortest}"
+                found.append(Problem(f"schedule.{key}", f"{says} {train.unit}", getattr(config.schedule, key)))
+        milestones = getattr(config.schedule, "milestones", (0,))
+        if max(milestones) >= max(freeze.until, train.length - freeze.until):
+            says = f"lie beyond both phases, which freeze.until = {freeze.until} parts"
+            found.append(Problem("schedule.milestones", says, list(milestones)))
+    return found
+
+
 def notes(config: RunConfig) -> list[str]:
     """What is allowed, and yet worth knowing before a run."""
     model, found = config.model, []
@@ -767,6 +845,8 @@ def notes(config: RunConfig) -> list[str]:
         )
     if config.optim.l2_lambda and config.optim.name in ("adagrad", "rmsprop", "adam"):
         found.append(f"{config.optim.name} rescales l2_lambda together with the gradient; adamw does not")
+    if config.freeze is not None and config.model.weights is None:
+        found.append("the frozen layers keep weights as they were drawn: model.weights brings learnt ones")
     return found
 
 
@@ -780,6 +860,7 @@ def _dropped(config: RunConfig) -> list[Problem]:
         (model, "model", "dropout", "model.keep_prob < 1", getattr(model, "keep_prob", 1) == 1),
         (augment, "augment", "erase_area", "augment.erase > 0", augment.erase == 0),
         (augment, "augment", "erase_ratio", "augment.erase > 0", augment.erase == 0),
+        (model, "model", "weights_by", "model.weights", model.weights is None),
         (augment, "augment", "mix_prob", "augment.mixup or augment.cutmix > 0", augment.mixup == augment.cutmix == 0),
     ]
     found = []

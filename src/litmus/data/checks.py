@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from litmus.data.batch import DataInfo
 from litmus.data.decode import FileImages
 from litmus.data.images import ImageSet
 from litmus.data.sampler import last_batch_size
-from litmus.errors import Problem, Refused, refuse
+from litmus.errors import Problem, Refused, nearest, refuse
 
 
 def check_labels(sets: Mapping[str, ImageSet | None], num_classes: int) -> None:
@@ -40,6 +41,35 @@ def check_labels(sets: Mapping[str, ImageSet | None], num_classes: int) -> None:
             problems.append(Problem("data.name", says))
     if problems:
         raise Refused(problems, source="data")
+
+
+def keep_classes(
+    sets: Mapping[str, ImageSet], class_names: Sequence[str], wanted: Sequence[str | int]
+) -> tuple[str, ...]:
+    """Renumber the labels: the k-th wanted class becomes k, images of the others -1; returns the wanted names.
+
+    Raises:
+        Refused: a class that the set does not have, or one named twice.
+    """
+    problems, numbers = [], []
+    for one in wanted:
+        number = class_names.index(one) if one in class_names else one
+        if isinstance(number, str) or not 0 <= number < len(class_names):
+            says = f"is no class of the set; {nearest(str(one), class_names)}, or a number below {len(class_names)}"
+            problems.append(Problem("data.classes", says, one))
+        elif number in numbers:
+            problems.append(Problem("data.classes", "stands twice", one))
+        else:
+            numbers.append(number)
+    if problems:
+        raise Refused(problems, source="data")
+    renumbered = torch.full((len(class_names),), -1)
+    renumbered[numbers] = torch.arange(len(numbers))
+    for images in sets.values():
+        images.labels = renumbered[images.labels]
+    if empty := [split for split, images in sets.items() if not (images.labels >= 0).any()]:
+        raise refuse("data.classes", f"leave the {' and '.join(empty)} set without images", list(wanted))
+    return tuple(class_names[number] for number in numbers)
 
 
 def check_sizes(num: int, *, num_train: int | None, batch_size: int, drop_last: bool) -> None:

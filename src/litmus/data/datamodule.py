@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from litmus.data.augment import Augment, normalise
 from litmus.data.batch import Batch, DataInfo
-from litmus.data.checks import check_labels, check_moments, check_sizes, check_unique
+from litmus.data.checks import check_labels, check_moments, check_sizes, check_unique, keep_classes
 from litmus.data.hashing import digest_of
 from litmus.data.images import ImageSet
 from litmus.data.sampler import FixedBatches, IndexBatches
@@ -30,13 +30,17 @@ _ONLY_FOR: dict[str, dict[str, Any]] = {
 
 
 class IndexedImages(Dataset[Batch]):
-    """A batch for a tensor of positions, in one gather."""
+    """A batch for a tensor of positions, in one gather; without pixels, (B, 0), while ``wanted`` is False.
 
-    def __init__(self, images: ImageSet):
-        self.images = images
+    ``wanted`` is a tensor in shared memory: worker processes that live on see it change.
+    """
+
+    def __init__(self, images: ImageSet, wanted: Tensor):
+        self.images, self.wanted = images, wanted
 
     def __getitem__(self, idx: Tensor) -> Batch:
-        return Batch(self.images[idx], self.images.labels[idx], idx)
+        pixels = self.images[idx] if self.wanted else torch.empty(len(idx), 0, dtype=torch.uint8)
+        return Batch(pixels, self.images.labels[idx], idx)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,6 +64,7 @@ class ImageDataModule(L.LightningDataModule):
         image_size: H = W, or (H, W), in pixels: resize the short side to fit and crop the centre. Default: as
             published, and for sets of photographs of many sizes 224.
         channels: 1 or 3; default: as the images are.
+        classes: names or numbers of the classes whose images are used; they become classes 0, 1, ... in this order.
         mean, std: per channel, for pixels in [0, 1]; default: the set's.
         drop_last: leave out an incomplete last training batch.
         val_fraction: of the training images, where there is no validation set (``test_fraction`` alike).
@@ -89,6 +94,7 @@ class ImageDataModule(L.LightningDataModule):
         test_path: str | Path | None = None,
         image_size: int | Sequence[int] | None = None,
         channels: int | None = None,
+        classes: Sequence[str | int] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batch_size: int = 128,
@@ -124,7 +130,7 @@ class ImageDataModule(L.LightningDataModule):
             num_classes=num_classes,
             split_seed=split_seed,
         )
-        self.mean, self.std = mean, std
+        self.classes, self.mean, self.std = classes, mean, std
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.num_train, self.train_eval_size = num_train, train_eval_size
@@ -133,6 +139,7 @@ class ImageDataModule(L.LightningDataModule):
         self._info: DataInfo | None = None
         self._sets: dict[str, ImageSet] = {}
         self._indices: dict[str, Tensor] = {}
+        self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in SPLITS}
 
     # --- once ---------------------------------------------------------------------------------------------------------
 
@@ -152,15 +159,21 @@ class ImageDataModule(L.LightningDataModule):
 
     def _load(self) -> DataInfo:
         found = load_source(self.request)
-        num_classes = len(found.class_names)
-        check_labels({"train": found.train, "val": found.val, "test": found.test}, num_classes)
+        class_names = found.class_names
+        sets = {split: images for split in ("train", "val", "test") if (images := getattr(found, split)) is not None}
+        check_labels(sets, len(class_names))
+        digests = [images.digest for images in sets.values()]
+        if self.classes is not None:
+            class_names = keep_classes(sets, class_names, self.classes)
+            digests += class_names
+        kept = {split: (images.labels >= 0).nonzero().flatten() for split, images in sets.items()}
         splits = make_splits(
-            found.train.labels.numpy(),
+            found.train.labels[kept["train"]].numpy(),
             split_seed=self.split_seed,
             val_fraction=self.val_fraction if found.val is None else None,
             test_fraction=self.test_fraction if found.test is None else None,
         )
-        whole_train = torch.from_numpy(splits.train)
+        whole_train = kept["train"][torch.from_numpy(splits.train)]
         check_sizes(len(whole_train), num_train=self.num_train, batch_size=self.batch_size, drop_last=self.drop_last)
         train = whole_train[: self.num_train]
         self._sets = {
@@ -172,8 +185,8 @@ class ImageDataModule(L.LightningDataModule):
         self._indices = {
             "train": train,
             "train_eval": train[: self.train_eval_size].sort().values,
-            "val": torch.arange(len(found.val)) if found.val else torch.from_numpy(splits.val),
-            "test": torch.arange(len(found.test)) if found.test else torch.from_numpy(splits.test),
+            "val": kept["val"] if found.val else kept["train"][torch.from_numpy(splits.val)],
+            "test": kept["test"] if found.test else kept["train"][torch.from_numpy(splits.test)],
         }
         if found.unique:
             check_unique(self._sets, {**self._indices, "train": whole_train})
@@ -181,17 +194,17 @@ class ImageDataModule(L.LightningDataModule):
         channels, height, width = found.train.shape
         return DataInfo(
             name=self.request.name,
-            num_classes=num_classes,
+            num_classes=len(class_names),
             channels=channels,
             image_size=(height, width),
-            class_names=found.class_names,
+            class_names=class_names,
             num_train=len(train),
             num_val=len(self._indices["val"]),
             num_test=len(self._indices["test"]),
             num_train_eval=len(self._indices["train_eval"]),
             mean=mean,
             std=std,
-            digest=digest_of(one.digest for one in (found.train, found.val, found.test) if one is not None),
+            digest=digest_of(digests),
             split_digest=digest_of(self._indices[split].numpy() for split in SPLITS),
             source=found.where,
         )
@@ -221,7 +234,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def loader(self, split: str) -> DataLoader[Batch]:
         """Batches of uint8 images. Training images in the order of (seed, epoch), the others ascending."""
-        indices, dataset = self.indices(split), IndexedImages(self.images(split))
+        indices, dataset = self.indices(split), IndexedImages(self.images(split), self._wanted[split])
         training, trainer = split == "train", self.trainer
         batch_size = self.batch_size if training else self.eval_batch_size
         drop_last = training and self.drop_last
@@ -251,6 +264,10 @@ class ImageDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.loader("test")
+
+    def leave_out_images(self, split: str, leave_out: bool) -> None:
+        """From the next epoch of this split on, its batches come without pixels, or with them again."""
+        self._wanted[split].fill_(not leave_out)
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -283,6 +300,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training
+        if batch.images.ndim != 4:  # the features of these images are known
+            return batch
         return self.to_batch(batch, epoch=self.trainer.current_epoch if training else None)  # type: ignore[union-attr]
 
 

@@ -27,8 +27,7 @@ class ImageSet(Protocol):
     chosen images, pixels in [0, 1].
     """
 
-    @property
-    def labels(self) -> Tensor: ...
+    labels: Tensor
 
     @property
     def shape(self) -> tuple[int, int, int]: ...

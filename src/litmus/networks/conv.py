@@ -256,6 +256,17 @@ class ConvNet(Network):
         self.head = nn.Linear(channels, num_classes)
         initialise_(self, init=init, activation=activation, std=init_std)
 
+    def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
+        parts = {"stem": ["stem"]}
+        for stage in range(NUM_STAGES):
+            if blocks:
+                inside = self.get_submodule(f"stages.{stage}.blocks").named_children()
+                parts |= {name: [name] for name in (f"stages.{stage}.blocks.{block}" for block, _ in inside)}
+            else:
+                parts[f"stages.{stage}"] = [f"stages.{stage}"]
+        last = list(parts)[-1]
+        return self.grouped({**parts, last: [last, "end"]})
+
     def features(self, x_BCHW: Tensor) -> Tensor:
         maps_BCHW = self.end(self.stages(self.stem(x_BCHW)))
         # Not mean(): its gradient has no layout, and mixed layouts slow the steps behind it.

@@ -118,6 +118,9 @@ class MLP(Network):
         self.head = nn.Linear(widths[-1], num_classes)
         initialise_(self, init=init, activation=activation, std=init_std)
 
+    def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
+        return self.grouped({f"layers.{idx}": [f"layers.{idx}"] for idx in range(len(self.layers))})
+
     def features(self, x_BCHW: Tensor) -> Tensor:
         return self.layers(x_BCHW.flatten(1))
 
@@ -153,6 +156,11 @@ class ResidualMLP(MLP):
         if self.zero_gamma:
             for layer in self.layers[2::2]:
                 nn.init.zeros_(layer.get_parameter("before.norm.weight"))
+
+    def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
+        pairs = range(1, len(self.layers), 2)
+        parts = {f"layers.{idx}-{idx + 1}": [f"layers.{idx}", f"layers.{idx + 1}"] for idx in pairs}
+        return self.grouped({"layers.0": ["layers.0"], **parts})
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         first, *rest = self.layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -36,6 +36,24 @@ class Network(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(x_BCHW)))
+
+    def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
+        """Group -> names of its parameters, from the input up, without the head: what is frozen, thawed and given a
+        rate together. Stages, or with ``blocks`` single blocks; a network without either is grouped by its children.
+        """
+        children = [name for name, _ in self.named_children() if name != "head"]
+        groups = {
+            child: [f"{child}.{name}" for name, _ in self.get_submodule(child).named_parameters()] for child in children
+        }
+        return {child: names for child, names in groups.items() if names}
+
+    def grouped(self, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """``layer_groups`` from modules: group -> names of its modules."""
+        parameters = [name for name, _ in self.named_parameters()]
+        return {
+            group: [name for name in parameters if name.startswith(tuple(f"{module}." for module in modules))]
+            for group, modules in groups.items()
+        }
 
 
 class UnreadableImageSize(ValueError):

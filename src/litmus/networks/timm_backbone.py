@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -75,6 +76,28 @@ class Timm(Network):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         return self.backbone.forward_head(self.backbone.forward_features(x_BCHW), pre_logits=True)
+
+    def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
+        """As timm groups them, under the name of each group's first layer."""
+        from timm.models import group_parameters
+
+        groups: dict[str, list[str]] = {}
+        for names in group_parameters(self.backbone, self.backbone.group_matcher(coarse=not blocks)).values():
+            group = "stem" if not groups else _common(names)
+            groups[group if group not in groups else names[0]] = [f"backbone.{name}" for name in names]
+        return groups
+
+
+def _common(names: Sequence[str]) -> str:
+    """The module that holds the first of the names and as many of the others as one module can: ``layer1``."""
+    first = names[0].split(".")
+    for depth in range(1, len(first)):
+        prefix = ".".join(first[:depth])
+        inside = sum(name.startswith(f"{prefix}.") for name in names)
+        deeper = ".".join(first[: depth + 1])
+        if inside > sum(name.startswith(f"{deeper}.") for name in names):
+            return prefix
+    return names[0].rpartition(".")[0] or names[0]
 
 
 class _NoStochasticDepth(Exception):
