@@ -39,7 +39,6 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: in [0, 1).
         num_train: m, the number of training images, by which ``l2_lambda`` is divided; default: asked of the trainer.
         log_every: steps between the logged ``train_step/*``, 0 for none.
-        lr_factors: parameter of the network -> factor of its rate; default 1.
         restart: ``(at, factor)``, the start of the schedule's second phase and its part of the rate, see
             ``build_schedule``.
     """
@@ -53,7 +52,6 @@ class ImageClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         num_train: int | None = None,
         log_every: int = 50,
-        lr_factors: dict[str, float] | None = None,
         restart: tuple[int, float] | None = None,
     ):
         super().__init__()
@@ -63,7 +61,7 @@ class ImageClassifier(L.LightningModule):
         self.label_smoothing = label_smoothing
         self.num_train = num_train
         self.log_every = log_every
-        self.lr_factors, self.restart = lr_factors, restart
+        self.restart = restart
         self.features: FeatureTable | None = None
         self.origin = ""
         """Where the weights came from, in words; empty for new ones."""
@@ -112,9 +110,7 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         trainer, schedule = self.trainer, self.schedule
         total_steps = int(trainer.estimated_stepping_batches)  # loads the training data, which num_train_of looks at
-        optimizer = build_optimizer(
-            self.network, num_train=self.num_train or num_train_of(trainer), lr_factors=self.lr_factors, **self.optim
-        )
+        optimizer = build_optimizer(self.network, num_train=self.num_train or num_train_of(trainer), **self.optim)
         in_steps = trainer.max_epochs in (None, -1)
         unit_steps = 1 if in_steps else max(1, total_steps // trainer.max_epochs)  # type: ignore[operator]
         if self.restart is not None:

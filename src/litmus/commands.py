@@ -213,7 +213,7 @@ def range_test(
     network = classifier.network.to(device).train()
     if (plan := make_plan(config, network)) is not None:
         set_frozen_(network, plan.frozen_at(0))
-    optim = {**classifier.optim, "lr": low, "lr_factors": classifier.lr_factors}
+    optim = {**classifier.optim, "lr": low}
     optimizer = build_optimizer(network, num_train=data.info.num_train, **optim)
     bf16 = config.train.precision == "bf16-mixed"
     rates: list[float] = []

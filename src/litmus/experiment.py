@@ -241,7 +241,7 @@ def layer_table(config: RunConfig, network: nn.Module) -> list[str]:
 def rates_of(config: RunConfig, network: nn.Module) -> dict[str, float]:
     """Parameter -> factor of the rate, where it is not 1."""
     optim = config.optim
-    if not isinstance(network, Network) or (optim.layer_decay == 1 and not optim.lr_factors):
+    if not isinstance(network, Network):
         return {}
     return lr_factors(network, layer_decay=optim.layer_decay, by_pattern=optim.lr_factors)
 
@@ -313,8 +313,7 @@ def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier
         restart = (config.freeze.until, config.freeze.lr_after)
     classifier = ImageClassifier(
         network,
-        optim=config.optim.model_dump(exclude={"layer_decay", "lr_factors"}),
-        lr_factors=rates_of(config, network),
+        optim=config.optim.model_dump(),
         restart=restart,
         schedule=config.schedule.model_dump(),
         label_smoothing=config.train.label_smoothing,

@@ -19,6 +19,8 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from litmus.errors import nearest
+from litmus.networks import Network
+from litmus.networks.layers import lr_factors as factors_of
 
 Decay = Literal["weights", "all"]
 Groups = list[dict[str, Any]]
@@ -37,6 +39,7 @@ def build_optimizer(
     l2_lambda: float = 0.0,
     l1_lambda: float = 0.0,
     decay: Decay = "weights",
+    layer_decay: float = 1.0,
     lr_factors: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Optimizer:
@@ -58,7 +61,8 @@ def build_optimizer(
         num_train: m, the number of training images over all devices; not the batch size.
         l2_lambda, l1_lambda: >= 0.
         decay: what the lambdas act on, see ``parameter_groups``.
-        lr_factors: parameter's name -> factor of ``lr``, 1 where there is none (discriminative rates).
+        layer_decay, lr_factors: discriminative rates, see ``litmus.networks.layers.lr_factors``; other values than
+            1 and none need a ``litmus.networks.Network``.
         options: the optimizer's own (``momentum``, ``betas``, ``eps``, ``rho``); None keeps its default.
 
     Raises:
@@ -68,7 +72,7 @@ def build_optimizer(
         raise ValueError(
             f"num_train = {num_train} must be >= 1, l2_lambda = {l2_lambda} and l1_lambda = {l1_lambda} >= 0"
         )
-    groups = parameter_groups(module, decay=decay, lr_factors=lr_factors)
+    groups = parameter_groups(module, decay=decay, factors=_rate_factors(module, layer_decay, lr_factors or {}))
     for group in groups:
         if group["lr_factor"] != 1:
             group["lr"] = lr * group["lr_factor"]
@@ -86,11 +90,19 @@ def build_optimizer(
     return optimizer
 
 
+def _rate_factors(module: nn.Module, layer_decay: float, by_pattern: Mapping[str, float]) -> dict[str, float]:
+    if layer_decay == 1 and not by_pattern:
+        return {}
+    if not isinstance(module, Network):
+        raise ValueError(f"layer_decay and lr_factors need a Network with its groups of layers, not {type(module)}")
+    return factors_of(module, layer_decay=layer_decay, by_pattern=by_pattern)
+
+
 def parameter_groups(
-    module: nn.Module, *, decay: Decay = "weights", lr_factors: Mapping[str, float] | None = None
+    module: nn.Module, *, decay: Decay = "weights", factors: Mapping[str, float] | None = None
 ) -> Groups:
     """The parameters in their natural order, in two groups: those that the lambdas act on, and the others; in as many
-    pairs of groups as there are factors of the rate.
+    pairs of groups as there are ``factors`` (name -> factor of the rate, 1 where there is none).
 
     With ``"weights"`` the others are biases, norm parameters, all vectors and scalars, and what a timm backbone lists
     in ``no_weight_decay()`` (position embeddings, class tokens). With ``"all"`` there are no others.
@@ -99,17 +111,12 @@ def parameter_groups(
         ``{"name": "penalised", "params": [...], "lr_factor": 1.0}``, which will take the optimizer's ``weight_decay``,
         and ``{"name": "free", "params": [...], "lr_factor": 1.0, "weight_decay": 0.0}``; a group without parameters is
         left out.
-
-    Raises:
-        ValueError: a factor for a parameter that the module does not have.
     """
     if decay not in ("weights", "all"):
         raise ValueError(f"decay = {decay!r}: 'weights' or 'all'")
     free = _free_names(module) if decay == "weights" else set()
     named = dict(module.named_parameters())
-    factor_of = {name: float((lr_factors or {}).get(name, 1.0)) for name in named}
-    if unknown := set(lr_factors or {}) - set(named):
-        raise ValueError(f"lr_factors: {sorted(unknown)[0]!r} is no parameter; {nearest(sorted(unknown)[0], named)}")
+    factor_of = {name: (factors or {}).get(name, 1.0) for name in named}
     groups: Groups = []
     for factor in dict.fromkeys(factor_of.values()):
         mine = {name: parameter for name, parameter in named.items() if factor_of[name] == factor}
@@ -118,6 +125,18 @@ def parameter_groups(
         groups.append({"name": PENALISED, "params": penalised, "lr_factor": factor})
         groups.append({"name": FREE, "params": others, "lr_factor": factor, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def begin_momentum_(optimizer: Optimizer) -> None:
+    """Give the parameters that begin to learn late a momentum of zero, which is what the first step makes of none.
+
+    torch's fused SGD wants it for all parameters of a group or for none, and fails on a group of which a part thawed.
+    """
+    if isinstance(optimizer, SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                if parameter.requires_grad and optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def learning_rate(optimizer: Optimizer) -> float:

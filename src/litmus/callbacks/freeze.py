@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 
 from litmus.networks.layers import FreezePlan, set_frozen_
+from litmus.optim import begin_momentum_
 
 
 class Freeze(L.Callback):
@@ -46,6 +47,8 @@ class Freeze(L.Callback):
         self._frozen = frozen
         set_frozen_(pl_module.network, frozen)
         pl_module.features = None  # those known belong to what was frozen before
+        for optimizer in trainer.optimizers:
+            begin_momentum_(optimizer)
         if isinstance(trainer.strategy, DDPStrategy):
             wrap_anew(trainer.strategy)
 

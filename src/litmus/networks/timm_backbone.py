@@ -81,23 +81,22 @@ class Timm(Network):
         """As timm groups them, under the name of each group's first layer."""
         from timm.models import group_parameters
 
+        everything = [name for name, _ in self.backbone.named_parameters()]
         groups: dict[str, list[str]] = {}
         for names in group_parameters(self.backbone, self.backbone.group_matcher(coarse=not blocks)).values():
-            group = "stem" if not groups else _common(names)
-            groups[group if group not in groups else names[0]] = [f"backbone.{name}" for name in names]
+            group = _largest_module(names, everything) if groups else "stem"
+            groups[group] = [f"backbone.{name}" for name in names]
         return groups
 
 
-def _common(names: Sequence[str]) -> str:
-    """The module that holds the first of the names and as many of the others as one module can: ``layer1``."""
-    first = names[0].split(".")
-    for depth in range(1, len(first)):
-        prefix = ".".join(first[:depth])
-        inside = sum(name.startswith(f"{prefix}.") for name in names)
-        deeper = ".".join(first[: depth + 1])
-        if inside > sum(name.startswith(f"{deeper}.") for name in names):
-            return prefix
-    return names[0].rpartition(".")[0] or names[0]
+def _largest_module(names: Sequence[str], everything: Sequence[str]) -> str:
+    """The largest module that holds the first of the names and no other parameter than these: ``layer1``."""
+    path = names[0].split(".")
+    for depth in range(1, len(path)):
+        module = ".".join(path[:depth])
+        if module != "head" and {name for name in everything if name.startswith(f"{module}.")} <= set(names):
+            return module
+    return names[0]
 
 
 class _NoStochasticDepth(Exception):
