@@ -169,7 +169,7 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         says = "holds more than tensors, and reading it could run code: convert it to safetensors where it was made"
         raise refuse(str(path), says) from None
     except Exception as error:  # torch raises RuntimeError, EOFError, ValueError, ... for torn and foreign files
-        raise refuse(str(path), f"is not a whole file of weights: {str(error).splitlines()[0]}") from None
+        raise refuse(str(path), f"is not a whole file of weights: {error!r}"[:300]) from None
     while isinstance(held, dict) and (nest := next((key for key in _NESTS if isinstance(held.get(key), dict)), None)):
         held = held[nest]
     found = {name: value for name, value in held.items() if isinstance(value, Tensor)} if isinstance(held, dict) else {}
@@ -215,14 +215,22 @@ def _in_package(place: str, value: str) -> Path:
 
 
 def _backbone_reads(backbone: str) -> dict[str, Any]:
-    import timm
-
-    published = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    published = _published_config(backbone)
     if published is None:
         return {}
     channels, height, width = published.input_size
     size = {"image_size": height} if height == width else {}
     return {"channels": channels, **size, "mean": list(published.mean), "std": list(published.std)}
+
+
+def _published_config(backbone: str) -> Any:
+    """What timm knows of a backbone's published weights; None for an unknown name or tag."""
+    import timm
+
+    try:
+        return timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    except RuntimeError:  # the name is known, the tag behind its dot is not
+        return None
 
 
 # --- published weights: the cache first, then the hub -----------------------------------------------------------------
@@ -231,7 +239,7 @@ def _backbone_reads(backbone: str) -> dict[str, Any]:
 def _published(backbone: str) -> tuple[Path, str]:
     import timm
 
-    published = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    published = _published_config(backbone)
     if published is None or not (published.hf_hub_id or published.url):
         tags = timm.list_pretrained(f"{backbone.partition('.')[0]}.*") if timm.is_model(backbone) else []
         hint = f"; published: {', '.join(tags)}" if tags else ""
