@@ -1,6 +1,7 @@
 """One run from a config to a tracked result, read back from what it left."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -224,6 +225,18 @@ ROWS = [
     (["model.name=timm", "model.backbone=resnet19"], "model", "resnet"),
     (["model.name=timm", "model.backbone=vgg11"], "data.image_size", "8x8"),
     (["data.num_train=5000"], "data.num_train", "1258"),
+    (["freeze.layers=stmem", "model.name=plain"], "freeze.layers", "did you mean 'stem'?"),
+    (["freeze.layers=[body,head]"], "freeze.layers", "leaves nothing to train"),
+    (["freeze.layers=5"], "freeze.layers", "has 0 blocks above its stem"),
+    (
+        ["freeze.until=9", "freeze.thaw_every=5", "model.depth=4"],
+        "freeze.thaw_every",
+        "layers.0, would thaw at 19 of 10",
+    ),
+    (["optim.lr_factors.stmem=0.1", "model.name=plain"], "optim.lr_factors", "did you mean 'stem'?"),
+    (["data.classes=[1,12]"], "data.classes", "a number below 10"),
+    (["data.classes=[one,2]"], "data.classes", "no class of the set"),
+    (["data.classes=[2,2]"], "data.classes", "stands twice"),
 ]
 
 
@@ -237,6 +250,44 @@ def test_what_does_not_fit_the_data_is_refused_before_a_run_exists(overrides, ke
     assert key in [problem.where for problem in caught.value.problems]
     assert words.replace(",", "") in str(caught.value).replace(",", "")
     assert not Path(tmp_path / "mlruns").exists()
+
+
+def test_the_layers_that_learn_are_shown_with_their_parameters_and_rates(tmp_path):
+    said: list[str] = []
+    frozen = ["freeze.until=2", "freeze.thaw_every=1", "train.epochs=4", "optim.layer_decay=0.5", "model.depth=3"]
+    result = run(config_of(tmp_path, *frozen), say=said.append)
+    rows = [line.split() for line in said[0].splitlines() if line.startswith("       ")]
+    assert rows == [
+        ["layers", "parameters", "frozen", "trains", "lr"],
+        ["layers.0", "2,080", "2,080", "from", "epoch", "4", "0.025"],
+        ["layers.1", "1,056", "1,056", "from", "epoch", "3", "0.05"],
+        ["head", "330", "from", "the", "start", "0.1"],
+        ["all", "3,466", "3,136", "330", "of", "them", "at", "the", "start"],
+    ]
+    assert stored(result).params["freeze.layers"] == '["body"]'
+    assert len(stored(result).history("val/err")) == 4
+
+
+def test_a_probe_and_then_fine_tuning_is_one_run_of_two_schedules(tmp_path):
+    phases = ["freeze.until=2", "freeze.lr_after=0.1", "train.epochs=4", "schedule.name=cosine", "train.log_every=1"]
+    result = run(config_of(tmp_path, *phases), say=lambda line: None)
+    rates = [rate for _, rate in stored(result).history("train_step/lr")]
+    half = [0.05 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]
+    assert rates == pytest.approx(half + [rate / 10 for rate in half], rel=1e-5)
+
+
+def test_classes_that_are_left_out_leave_no_trace(tmp_path):
+    config = config_of(tmp_path, "data.classes=[7,1,3]", "train.epochs=2")
+    result = run(config, say=lambda line: None)
+    assert result.info.class_names == ("7", "1", "3")
+    assert result.evaluations["test"].logits.shape[1] == 3
+    data = make_data(config)
+    full = make_data(config_of(tmp_path))
+    for split in ("train", "val", "test", "train_eval"):
+        idx = data.indices(split)
+        original = full.images(split).labels[idx] if full.prepare() else None
+        assert torch.equal(torch.tensor([7, 1, 3])[data.images(split).labels[idx]], original)
+    assert data.info.digest != full.info.digest
 
 
 def test_a_full_disk_is_refused_with_figures(tmp_path, monkeypatch):

@@ -222,7 +222,7 @@ def layer_table(config: RunConfig, network: nn.Module) -> list[str]:
         total, frozen = sum(map(sizes.__getitem__, names)), sum(sizes[name] for name in names if name in plan.held)
         when = sorted({plan.thaws_at(name) for name in names}, key=lambda at: math.inf if at is None else at)
         words = ["never" if at is None else f"from {unit} {at + 1:,}" if at else "from the start" for at in when]
-        rates = sorted({config.optim.lr * factors.get(name, 1.0) for name in names})
+        rates = sorted({config.optim.lr * factors.get(name, 1.0) for name in names if plan.thaws_at(name) is not None})
         shown_rates = " to ".join(f"{rate:.2g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
         rows.append((group, f"{total:,}", f"{frozen:,}" if frozen else "", ", ".join(words), shown_rates))
     held = sum(sizes[name] for name in plan.held)
@@ -464,6 +464,8 @@ def diagnose(
         stopped_early=stopped,
         data_limited=config.data.num_train is not None,
         unit=config.train.unit,
+        transferred=config.model.weights is not None,
+        frozen=config.freeze is not None and config.freeze.until is None,
     )
 
 

@@ -229,6 +229,15 @@ def test_moves_that_are_made_or_exhausted_are_not_proposed():
     assert next_moves(bias=True, variance=False, model="timm")[0] == "a larger model.backbone"
 
 
+def test_moves_know_what_a_transfer_may_change():
+    frozen = next_moves(bias=True, variance=False, model="residual", transferred=True, frozen=True)
+    assert frozen[0] == "fewer freeze.layers, or freeze.until an epoch"
+    assert not any("width" in move or "model.name" in move for move in frozen)  # the weights would not fit
+    assert "freeze.layers=body" in next_moves(bias=False, variance=True, transferred=True)
+    assert "freeze" not in " ".join(next_moves(bias=False, variance=True, transferred=True, frozen=True))
+    assert "freeze" not in " ".join(next_moves(bias=True, variance=True))
+
+
 def test_moves_against_bias_and_variance_do_not_cancel_out():
     moves = next_moves(bias=True, variance=True, keep_prob=0.8, l2_lambda=10.0, augments=True)
     assert not any("down" in move and "l2_lambda" in move for move in moves)

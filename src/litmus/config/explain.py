@@ -100,7 +100,8 @@ def _section_at(keys: Sequence[Any], data: Any) -> type[Section] | None:
         return next((member for member in members if name in names_of(member)), None)
     field = RunConfig.model_fields.get(head)
     annotation = field.annotation if field else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    kinds = get_args(annotation) or (annotation,)  # a section that may be left out is one of two
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _nearest_key(keys: Sequence[Any], data: Any) -> str:

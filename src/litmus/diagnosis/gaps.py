@@ -227,6 +227,8 @@ def next_moves(
     stopped_early: bool | None = None,
     data_limited: bool = False,
     unit: Literal["epochs", "steps"] = "epochs",
+    transferred: bool = False,
+    frozen: bool = False,
 ) -> list[str]:
     """What to change next, as config keys, in the course's order: bias first, then variance (Ng 2018, ch. 25 and 26).
 
@@ -244,6 +246,8 @@ def next_moves(
         stopped_early: whether it ended this run: a longer training would then change nothing.
         data_limited: whether ``data.num_train`` left training images out.
         unit: what the training length is counted in.
+        transferred: whether it began with learnt weights, whose shapes a wider network would not have.
+        frozen: whether layers were held still to the end.
     """
     bigger = "a larger model.backbone" if model == "timm" else "model.width or model.depth up"
     deep = {"plain": "residual", "mlp": "residual_mlp"}.get(model or "")
@@ -253,8 +257,9 @@ def next_moves(
         "weaker augment.*" if augments else "",
     ]
     against_bias = [
-        bigger,
-        f"model.name={deep}" if deep else "",
+        "fewer freeze.layers, or freeze.until an epoch" if frozen else "",
+        bigger if model == "timm" or not transferred else "",
+        f"model.name={deep}" if deep and not transferred else "",
         f"train.{unit} up" if not stopped_early else "",
         "optim.lr (see litmus lr)",
         " or ".join(filter(None, lighter)),
@@ -262,6 +267,7 @@ def next_moves(
     more_data = "data.num_train up" if data_limited else "more data"
     against_variance = [
         f"{more_data} or {'stronger ' if augments else ''}augment.*",
+        "freeze.layers=body" if transferred and not frozen else "",
         "optim.l2_lambda up" if (l2_lambda or 0) < 1000 else "",
         "model.keep_prob down" if (keep_prob or 1) > 0.5 else "",
         "early_stopping.name=gl" if stops_early is False else "",
@@ -271,7 +277,7 @@ def next_moves(
     second = [move for move in against_variance if move] if variance else []
     if first and second:
         # Less regularisation against bias and more of it against variance cancel out: bias is treated by capacity.
-        first = [move for move in first if move != against_bias[-1]]
+        first = [move for move in first if move != against_bias[-1]] or first
         first[0], second[0] = f"first {first[0]}", f"then {second[0]}"
     return first + second
 
