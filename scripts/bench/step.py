@@ -85,7 +85,9 @@ def steps_of(overrides: list[str], rounds: int) -> tuple[float, float, float, fl
         with start_tracking(config, data.info, kind="bench") as tracked:
             turn = TurnAbout(BareLoop(config, data))
             classifier = make_classifier(config, data)
-            make_trainer(config, tracked, [turn, *make_callbacks(config, tracked.dir)]).fit(classifier, datamodule=data)
+            make_trainer(config, tracked, [turn, *make_callbacks(config, tracked.dir, data, classifier.network)]).fit(
+                classifier, datamodule=data
+            )
     rows, steps = turn.rows[1:], len(data.loader("train"))  # the first epoch warms everything up
     bare = statistics.median(first for first, _, _ in rows) / steps
     ours = statistics.median(ours for _, _, ours in rows) / steps
