@@ -63,7 +63,7 @@ def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], N
 
     from litmus.diagnosis import wilson
     from litmus.evaluation import evaluate
-    from litmus.experiment import checked_data, eval_batches, quiet_libraries
+    from litmus.experiment import eval_batches, make_data, quiet_libraries
     from litmus.tracking import find_run
     from litmus.trained import best_device, load_trained
 
@@ -71,7 +71,8 @@ def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], N
     with quiet_libraries():
         trained = load_trained(stored)
         config, device = trained.config, best_device(trained.config.train.accelerator)
-        data = checked_data(config)
+        data = make_data(config)  # not what a training would need besides, such as the weights it began with
+        data.prepare()
         test = evaluate(
             trained.network.to(device),
             eval_batches(data, "test", device),
