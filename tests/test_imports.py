@@ -29,7 +29,11 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
         *("classifier", "evaluation", "experiment", "trained", "weights"),
     },
-    "cli": {"config", "tracking", "experiment", "commands"},
+    "predict": {
+        *("config", "networks", "data", "diagnosis", "tracking"),
+        *("classifier", "experiment", "trained", "__init__"),
+    },
+    "cli": {"config", "tracking", "experiment", "commands", "predict"},
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},
 }

@@ -67,6 +67,53 @@ def evaluate(run: RunName, home: Home = "mlruns", uri: Uri = None) -> None:
 
 
 @app.command()
+def predict(
+    run: RunName,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATHS...", help="Images, folders (searched at any depth), quoted patterns with * and **."
+        ),
+    ],
+    top_k: Annotated[
+        int | None, typer.Option(help="Classes listed for each image.  [default: 3, or all]", show_default=False)
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VIEWS",
+            help="Average over views of each image: 'auto', those the run was trained with, or hflip,vflip,shift.",
+        ),
+    ] = None,
+    mc: Annotated[
+        int | None, typer.Option(metavar="N", help="Monte Carlo dropout: mean and spread over N passes.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the dropout masks of --mc.  [default: 0]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results; default: a new one below --home.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results that --out holds.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 64,
+    accelerator: Annotated[
+        str | None, typer.Option(help="auto, cpu, gpu or mps; default: as the run was trained.")
+    ] = None,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """Predict image files: CSV, JSON and a contact sheet; files that cannot be read are listed."""
+    from litmus.predict.command import predict_and_write
+
+    try:
+        predict_and_write(
+            run, paths, out=out, overwrite=overwrite, home=home, uri=uri,
+            top_k=top_k, tta=tta, mc=mc, seed=seed, batch_size=batch_size, accelerator=accelerator,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def lr(
     sources: Sources = None,
     steps: Annotated[int, typer.Option(min=10, help="Training steps of the test.")] = 200,

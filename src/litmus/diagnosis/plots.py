@@ -5,7 +5,7 @@ Each function draws one message, writes a PNG (with ``svg=True`` an SVG beside i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -409,6 +409,59 @@ def predictions(
         y += -(-len(chosen) // 8) * (tile + text)
     title = f"{wrong:,} of {total:,} {split} images wrong (err {style.number(wrong / max(total, 1))})"
     style.write_title(figure, title, "beside each name: the probability given to that class")
+    return style.save(figure, path, svg=svg)
+
+
+def contact_sheet(
+    sections: Mapping[str, Sequence[int]],
+    images: Mapping[int, NDArray[np.uint8]],
+    predicted: Mapping[int, tuple[str, float]],
+    beneath: Mapping[int, tuple[str, str]],
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    wrong: Collection[int] = (),
+    svg: bool = False,
+) -> Path:
+    """Images with what the network says of them, in sections of rows of 8.
+
+    Args:
+        sections: by heading, the images in their order; an empty heading is not drawn.
+        images: (C, H, W) uint8 of each.
+        predicted: class and probability of each.
+        beneath: a second line for each, at the left and at the right.
+        path: of the PNG.
+        wrong: those to be framed.
+    """
+    pictures = {idx: _checked_images(image[None])[0] for idx, image in images.items()}
+    tile, text, head, gap = 1.0, 0.42, 0.36, 0.16
+    above = 0.62 + 0.16 * subtitle.count("\n")
+    height = above + sum(head * bool(name) + -(-len(chosen) // 8) * (tile + text) for name, chosen in sections.items())
+    figure = style.new_figure(8 * (tile + gap) + 0.4 - gap, max(height + 0.05, 1.0))
+    canvas = _canvas(figure)
+    y = above
+    for heading, chosen in sections.items():
+        if heading:
+            style.write(canvas, 0.2, y + 0.2, heading, weight="bold", size=10, va="center")
+            y += head
+        for i, idx in enumerate(chosen):
+            left, top = 0.2 + (i % 8) * (tile + gap), y + (i // 8) * (tile + text)
+            name, chance = predicted[idx]
+            is_wrong = idx in wrong
+            _place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if is_wrong else None)
+            color = style.WRONG if is_wrong else style.RIGHT
+            _caption(canvas, left, top + tile + 0.11, tile, style.printable(name, idx, 40), chance, color)
+            note, number = (style.printable(words, idx, 60) if words else "" for words in beneath[idx])
+            room = tile - (style.width_of(number, 6) + 0.08 if number else 0)
+            style.write(
+                canvas, left, top + tile + 0.26, style.fitted(note, room, 6), size=6, color=style.SOFT, va="center"
+            )
+            style.write(
+                canvas, left + tile, top + tile + 0.26, number, size=6, color=style.SOFT, va="center", ha="right"
+            )
+        y += -(-len(chosen) // 8) * (tile + text)
+    style.write_title(figure, title, subtitle)
     return style.save(figure, path, svg=svg)
 
 

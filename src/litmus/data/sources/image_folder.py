@@ -91,7 +91,7 @@ def _list_classes(folder: Path, key: str) -> tuple[dict[str, list[str]], list[Pr
     except OSError as error:
         return wrong(f"cannot be read: {error.strerror}")
     classes = [name for name in entries if (folder / name).is_dir()]
-    loose = sum(name.lower().endswith(SUFFIXES) for name in entries if name not in classes)
+    loose = sum(is_image(name) for name in entries if name not in classes)
     if not classes:
         return wrong(f"holds no class folders, only {loose} images: they must lie in {folder / 'CLASS'}")
     if set(map(str.lower, classes)) <= _SPLIT_NAMES:
@@ -99,7 +99,7 @@ def _list_classes(folder: Path, key: str) -> tuple[dict[str, list[str]], list[Pr
             f"holds splits, not classes: name {', '.join(classes)} in data.path, data.val_path, data.test_path"
         )
     try:
-        listing = {name: sorted(_images_below(folder, name)) for name in classes}
+        listing = {name: sorted(images_below(folder, name)) for name in classes}
     except OSError as error:
         return wrong(f"cannot be read: {error.filename}: {error.strerror}")
     counts = {name: len(files) for name, files in listing.items()}
@@ -111,17 +111,39 @@ def _list_classes(folder: Path, key: str) -> tuple[dict[str, list[str]], list[Pr
     return listing, []
 
 
-def _images_below(base: Path, name: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
+def images_below(
+    base: Path, name: str = "", passed_over: dict[str, str] | None = None, *, seen: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Paths relative to ``base`` of the images in its folder ``name``, at any depth, in no order.
+
+    ``passed_over`` takes what is left out: paths of ``hidden`` files and folders, and of ``other`` files, which are
+    not images by their suffix. ``seen``: real paths of the folders above; a link to one of them ends the walk.
+
+    Raises:
+        OSError: a folder that cannot be read.
+    """
     real = os.path.realpath(base / name)
-    if real in seen:  # a link to a folder above
+    if real in seen:
         return
     for entry in os.scandir(base / name):
+        path = f"{name}/{entry.name}" if name else entry.name
         if _hidden(entry.name):
+            kind = "hidden"
+        elif entry.is_dir():
+            yield from images_below(base, path, passed_over, seen=seen | {real})
             continue
-        if entry.is_dir():
-            yield from _images_below(base, f"{name}/{entry.name}", seen | {real})
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield f"{name}/{entry.name}"
+        elif is_image(entry.name):
+            yield path
+            continue
+        else:
+            kind = "other"
+        if passed_over is not None:
+            passed_over[path] = kind
+
+
+def is_image(name: str) -> bool:
+    """By its suffix."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def _hidden(name: str) -> bool:
