@@ -37,7 +37,8 @@ def load_trained(run: StoredRun) -> Trained:
     tensors, preprocessing = read_weights(weights)
     if preprocessing is None:
         raise refuse(str(weights), "does not say what images it reads: it was not written by `litmus fit`")
-    network = make_network(config, preprocessing)
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn for nothing
+        network = make_network(config, preprocessing)
     load_into(network, tensors, weights)
     return Trained(run, config, network.eval(), preprocessing)
 

@@ -208,6 +208,36 @@ def test_colours_stay_in_their_channels(tmp_path):
     assert len(where(path, (200, 0, 30), 0)[0]) > 20_000
 
 
+def sheet(tmp_path, images, sections, *, name="cat", note="file.png", number="", **how):
+    images = dict(enumerate(images))
+    said = dict.fromkeys(images, (name, 0.5))
+    beneath = dict.fromkeys(images, (note, number))
+    return plots.contact_sheet(sections, images, said, beneath, tmp_path / "sheet.png", title="All", **how)
+
+
+def test_a_contact_sheet_keeps_its_order_and_frames_what_is_wrong(tmp_path):
+    images = [np.full((1, 8, 8), level, np.uint8) for level in (40, 80, 120, 200)]
+    path = sheet(tmp_path, images, {"first": [2, 0], "second": [3, 1]}, wrong=[3])
+    places = {level: [float(np.median(axis)) for axis in where(path, (level,) * 3, 0)] for level in (40, 80, 120, 200)}
+    assert places[120][0] == pytest.approx(places[40][0], abs=1)
+    assert places[120][0] < places[200][0] - 160
+    assert places[120][1] == pytest.approx(places[200][1], abs=1)
+    assert places[120][1] < places[40][1] - 160
+    assert places[40][1] == pytest.approx(places[80][1], abs=1)
+    rows, columns = where(path, style.WRONG)
+    framed = columns < 200
+    assert abs(rows[framed].mean() - places[200][0]) < 30
+    assert len(where(sheet(tmp_path, images, {"": [0, 1, 2, 3]}), style.WRONG)[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "雪", "", "a very long name of a class indeed", "\n"])
+@pytest.mark.parametrize("number", ["", "±0.12"])
+def test_a_contact_sheet_takes_any_name_and_size(tmp_path, name, number):
+    images = [np.zeros((3, 300, 150), np.uint8), np.zeros((1, 8, 8), np.uint8)]
+    path = sheet(tmp_path, images, {"": [0, 1]}, name=name, note=name * 3, number=number, subtitle="one\ntwo")
+    assert pixels(path).shape[1] == pixels(sheet(tmp_path, images[1:], {"": [0]})).shape[1]
+
+
 def test_augmented_shows_the_original_first_then_the_epochs(tmp_path):
     columns = [np.full((2, 1, 6, 6), level, np.uint8) for level in (30, 90, 150)]
     columns[0][1] = 220  # the second image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from litmus.data.hashing import hash64
+from litmus.data.hashing import uniform
 from litmus.networks.blocks import StochasticDepth
 
 _WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -62,16 +63,14 @@ class _Dropper:
     """Multiplies what a dropout module passes on, unchanged in evaluation mode, by its mask."""
 
     def __init__(self, kind: str, keep_prob: float, *address: int):
-        self.kind, self.keep_prob = kind, keep_prob
-        bits = hash64("mc dropout", *address)[0] >> np.uint64(1)
-        self.seed = int(bits)
+        self.kind, self.keep_prob, self.address = kind, keep_prob, address
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         alone = output.shape[1:]
-        shape = {"units": (1, *alone), "channels": (1, alone[0], *[1] * (len(alone) - 1)), "branch": [1] * output.ndim}
-        # On the CPU, where the numbers are the same for every device.
-        drawn = torch.rand(tuple(shape[self.kind]), generator=torch.Generator().manual_seed(self.seed))
-        return output * ((drawn < self.keep_prob) / self.keep_prob).to(output)
+        shapes = {"units": (1, *alone), "channels": (1, alone[0], *[1] * (len(alone) - 1)), "branch": [1] * output.ndim}
+        shape = tuple(shapes[self.kind])
+        drawn = uniform("mc dropout", *self.address, np.arange(math.prod(shape))).reshape(shape)
+        return output * torch.from_numpy((drawn < self.keep_prob) / self.keep_prob).to(output.dtype).to(output.device)
 
 
 def _kind(module: nn.Module) -> str:

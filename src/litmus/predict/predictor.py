@@ -8,7 +8,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from litmus.trained import WEIGHTS, Trained, best_device, load_trained
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 SHORTLIST = 24
 """Images kept of each kind for the contact sheet: the least certain, and others drawn at random."""
-_FILES_PER_TASK = 4
+_FILES_PER_TASK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +237,15 @@ def _predict(trained: Trained, listing: Listing, settings: Settings, progress: C
     shortlist = _Shortlist()
     label_of = _folder_labels(names)
     progress(len(listing.files))
-    for batch in _batches(listing.files, reads, settings.batch_size):
-        skipped += batch.skipped
-        if batch.paths:
-            answers = _Answers.of(network, batch.images, reads, settings)
-            answers.check(batch.paths)
-            shortlist.add(len(predictions), answers.probability, batch.images)
-            predictions += answers.predictions(batch.paths, names, settings.top_k, label_of)
-        progress(len(batch.paths) + len(batch.skipped))
+    with _quiet_pil(), closing(_batches(listing.files, reads, settings.batch_size)) as batches:
+        for batch in batches:
+            skipped += batch.skipped
+            if batch.paths:
+                answers = _Answers.of(network, batch.images, reads, settings)
+                answers.check(batch.paths)
+                shortlist.add(len(predictions), answers.probability, batch.images)
+                predictions += answers.predictions(batch.paths, names, settings.top_k, label_of)
+            progress(len(batch.paths) + len(batch.skipped))
     if not predictions:
         reasons = [Problem(one_line(path), reason) for path, reason in skipped[:20]]
         more = f"; the first {len(reasons)}" if len(skipped) > len(reasons) else ""
@@ -321,17 +322,23 @@ def _decoded(
     chunks = (files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK))
     pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="decode")
     under_way: deque[Future[_Read]] = deque()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files: what matters is whether they can be read
-        try:
-            for chunk in chunks:
-                under_way.append(pool.submit(work, chunk))
-                if len(under_way) * _FILES_PER_TASK > ahead + num_threads() * _FILES_PER_TASK:
-                    yield from under_way.popleft().result()
-            while under_way:
+    try:
+        for chunk in chunks:
+            under_way.append(pool.submit(work, chunk))
+            if len(under_way) * _FILES_PER_TASK > ahead + num_threads() * _FILES_PER_TASK:
                 yield from under_way.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while under_way:
+            yield from under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _quiet_pil() -> Iterator[None]:
+    """Without PIL's warnings of odd files: what matters is whether they can be read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _read(path: Path, reads: Preprocessing) -> NDArray[np.uint8] | str:

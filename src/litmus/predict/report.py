@@ -26,7 +26,7 @@ FILES = (CSV, JSON, SHEET, SKIPPED)
 
 def folder_problems(folder: Path, *, overwrite: bool) -> list[Problem]:
     """What keeps the files from being written into ``folder``, which is made when it is not there."""
-    existing = folder.absolute()
+    existing = folder
     while not os.path.lexists(existing):
         existing = existing.parent
     if not existing.is_dir():
