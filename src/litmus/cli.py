@@ -71,13 +71,9 @@ def predict(
     run: RunName,
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATHS...", help="Images, folders (searched at any depth), quoted patterns with * and **."
-        ),
+        typer.Argument(metavar="PATHS", help="Images, folders (searched at any depth), quoted patterns with * and **."),
     ],
-    top_k: Annotated[
-        int | None, typer.Option(help="Classes listed for each image.  [default: 3, or all]", show_default=False)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Classes listed for each image; default: 3.")] = None,
     tta: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +84,7 @@ def predict(
     mc: Annotated[
         int | None, typer.Option(metavar="N", help="Monte Carlo dropout: mean and spread over N passes.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the dropout masks of --mc.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the dropout masks of --mc; default: 0.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results; default: a new one below --home.")
     ] = None,

@@ -210,9 +210,9 @@ def test_colours_stay_in_their_channels(tmp_path):
 
 def sheet(tmp_path, images, sections, *, name="cat", note="file.png", number="", **how):
     images = dict(enumerate(images))
-    said = dict.fromkeys(images, (name, 0.5))
+    said = dict.fromkeys(images, (0, 0.5))
     beneath = dict.fromkeys(images, (note, number))
-    return plots.contact_sheet(sections, images, said, beneath, tmp_path / "sheet.png", title="All", **how)
+    return plots.contact_sheet(sections, images, said, beneath, [name], tmp_path / "sheet.png", title="All", **how)
 
 
 def test_a_contact_sheet_keeps_its_order_and_frames_what_is_wrong(tmp_path):

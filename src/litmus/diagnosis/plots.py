@@ -415,8 +415,9 @@ def predictions(
 def contact_sheet(
     sections: Mapping[str, Sequence[int]],
     images: Mapping[int, NDArray[np.uint8]],
-    predicted: Mapping[int, tuple[str, float]],
+    predicted: Mapping[int, tuple[int, float]],
     beneath: Mapping[int, tuple[str, str]],
+    class_names: Sequence[str],
     path: str | Path,
     *,
     title: str,
@@ -431,12 +432,13 @@ def contact_sheet(
         images: (C, H, W) uint8 of each.
         predicted: class and probability of each.
         beneath: a second line for each, at the left and at the right.
+        class_names: K names.
         path: of the PNG.
         wrong: those to be framed.
     """
     pictures = {idx: _checked_images(image[None])[0] for idx, image in images.items()}
     tile, text, head, gap = 1.0, 0.42, 0.36, 0.16
-    above = 0.62 + 0.16 * subtitle.count("\n")
+    above = 0.7 + 0.16 * subtitle.count("\n")
     height = above + sum(head * bool(name) + -(-len(chosen) // 8) * (tile + text) for name, chosen in sections.items())
     figure = style.new_figure(8 * (tile + gap) + 0.4 - gap, max(height + 0.05, 1.0))
     canvas = _canvas(figure)
@@ -447,12 +449,13 @@ def contact_sheet(
             y += head
         for i, idx in enumerate(chosen):
             left, top = 0.2 + (i % 8) * (tile + gap), y + (i // 8) * (tile + text)
-            name, chance = predicted[idx]
+            said, chance = predicted[idx]
+            name = style.printable(class_names[said], said, 40)
             is_wrong = idx in wrong
             _place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if is_wrong else None)
             color = style.WRONG if is_wrong else style.RIGHT
-            _caption(canvas, left, top + tile + 0.11, tile, style.printable(name, idx, 40), chance, color)
-            note, number = (style.printable(words, idx, 60) if words else "" for words in beneath[idx])
+            _caption(canvas, left, top + tile + 0.11, tile, name, chance, color)
+            note, number = map(style.legible, beneath[idx])
             room = tile - (style.width_of(number, 6) + 0.08 if number else 0)
             style.write(
                 canvas, left, top + tile + 0.26, style.fitted(note, room, 6), size=6, color=style.SOFT, va="center"

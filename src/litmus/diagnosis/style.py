@@ -88,11 +88,16 @@ def printable(name: Any, idx: int, longest: int = 18) -> str:
 
     Single letters that the font lacks become ``?``: matplotlib would warn and draw a box.
     """
-    text = " ".join(str(name).split())
     known = _glyphs()
-    if not any(ord(letter) in known for letter in text if letter != " "):
+    if not any(ord(letter) in known for letter in str(name) if not letter.isspace()):
         return f"class {idx}"
-    return shortened("".join(letter if ord(letter) in known else "?" for letter in text), longest)
+    return shortened(legible(name), longest)
+
+
+def legible(text: Any) -> str:
+    """On one line, with a ``?`` for every letter that the font lacks."""
+    known = _glyphs()
+    return "".join(letter if ord(letter) in known else "?" for letter in " ".join(str(text).split()))
 
 
 def shortened(text: str, longest: int) -> str:

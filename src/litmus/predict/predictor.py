@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -288,7 +288,7 @@ class _Batch:
 _Read = list[tuple[Path, NDArray[np.uint8] | str]]
 
 
-def _batches(files: Sequence[Path], reads: Preprocessing, batch_size: int) -> Iterator[_Batch]:
+def _batches(files: Sequence[Path], reads: Preprocessing, batch_size: int) -> Generator[_Batch, None, None]:
     """Batches of decoded images in the order of ``files``; what cannot be read is in its place among ``skipped``."""
     paths: list[Path] = []
     images: list[NDArray[np.uint8]] = []

@@ -135,8 +135,9 @@ def draw_sheet(found: Predictions, path: Path) -> Path:
     return plots.contact_sheet(
         sections,
         found.pixels,
-        {position: (one.predicted, one.probability) for position, one in chosen.items()},
+        {position: (one.predicted_idx, one.probability) for position, one in chosen.items()},
         {position: (_file(one, labelled), _spread(one)) for position, one in chosen.items()},
+        found.preprocessing.class_names,
         path,
         title=title,
         subtitle="\n".join(lines),
