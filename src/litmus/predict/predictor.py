@@ -206,8 +206,8 @@ def _dropout_problems(trained: Trained, mc: int | None, seed: int | None) -> lis
         if not dropout_modules(trained.network):
             model = trained.config.model
             keys = [f"model.{key}" for key in type(model).model_fields if key.endswith("keep_prob")]
-            says = f"the run's network drops nothing, every pass would be the same: train with {_or(keys)} below 1"
-            found.append(Problem("--mc", says, mc))
+            how = f": train with {' or '.join(keys)} below 1" if keys else ""
+            found.append(Problem("--mc", f"the run's network drops nothing, every pass would be the same{how}", mc))
     except ValueError as error:
         found.append(Problem("--mc", str(error), mc))
     return found
@@ -222,10 +222,6 @@ def _accelerator_problems(accelerator: str) -> list[Problem]:
     if accelerator == "mps" and not torch.backends.mps.is_available():
         return [Problem(key, "this machine has no Apple GPU; use --accelerator cpu", accelerator)]
     return []
-
-
-def _or(words: Sequence[str]) -> str:
-    return " or ".join(words) if words else "dropout"
 
 
 def _predict(trained: Trained, listing: Listing, settings: Settings, progress: Callable[[int], Any]) -> Predictions:
