@@ -31,7 +31,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     },
     "predict": {
         *("config", "networks", "data", "diagnosis", "tracking"),
-        *("classifier", "experiment", "trained"),
+        *("classifier", "experiment", "trained", "weights"),
     },
     "cli": {"config", "tracking", "experiment", "commands", "predict"},
     "__init__": {"classifier", "data", "networks"},

@@ -29,7 +29,8 @@ from litmus.predict.dropout import dropout_modules, thinned
 from litmus.predict.paths import Listing, list_images, one_line
 from litmus.predict.views import IDENTITY, View, choose_views
 from litmus.tracking import StoredRun, find_run
-from litmus.trained import WEIGHTS, Trained, best_device, load_trained
+from litmus.trained import Trained, best_device, load_trained
+from litmus.weights import FILE
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 SHORTLIST = 24
@@ -251,7 +252,7 @@ def _predict(trained: Trained, listing: Listing, settings: Settings, progress: C
         run=trained.run,
         config=trained.config,
         preprocessing=reads,
-        weights=trained.run.artifact(WEIGHTS),
+        weights=trained.run.artifact(FILE),
         settings=settings,
         predictions=predictions,
         skipped=skipped,
