@@ -52,6 +52,22 @@ def most_confused(matrix: ArrayLike, top: int = 10) -> list[Confusion]:
     ]
 
 
+def confused_images(
+    labels: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, pair: Confusion
+) -> NDArray[np.int64]:
+    """Positions of the images that make up one confusion, the most confident first.
+
+    Args:
+        labels: ``(N,)`` true classes.
+        predicted: ``(N,)`` predicted classes.
+        confidence: ``(N,)`` probability of the predicted class.
+        pair: which class taken for which.
+    """
+    true, said, sure = (np.asarray(values).reshape(-1) for values in (labels, predicted, confidence))
+    found = np.flatnonzero((true == pair.label) & (said == pair.predicted))
+    return found[np.argsort(-sure[found], kind="stable")].astype(np.int64)
+
+
 def pick_predictions(
     labels: ArrayLike, predicted: ArrayLike, confidence: ArrayLike, *, mistakes: int = 16, successes: int = 16
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

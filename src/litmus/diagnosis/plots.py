@@ -373,7 +373,8 @@ def predictions(
         totals: ``(wrong, images)`` of the split, when the images given are a choice from it (see ``pick_predictions``).
         rows: of 8 images, for the mistakes and for the successes each.
     """
-    pictures, true, said = _checked_images(images), np.asarray(labels).reshape(-1), np.asarray(predicted).reshape(-1)
+    pictures = style.checked_images(images)
+    true, said = (np.asarray(classes).reshape(-1) for classes in (labels, predicted))
     chances = np.asarray(probabilities, dtype=float)
     if not len(pictures) == len(true) == len(said) == len(chances) or chances.shape[1:] != (len(class_names),):
         raise ValueError(
@@ -388,7 +389,7 @@ def predictions(
     lines = [-(-len(chosen) // 8) for chosen in (mistakes, successes)]
     height = above + sum(head + count * (tile + text) for count in lines if count) + 0.05
     figure = style.new_figure(8 * (tile + gap) + 0.4 - gap, max(height, 1.0))
-    canvas = _canvas(figure)
+    canvas = style.canvas(figure)
     names = [style.printable(name, idx, 40) for idx, name in enumerate(class_names)]
     y = above
     for chosen, heading, color in (
@@ -401,11 +402,11 @@ def predictions(
         y += head
         for i, idx in enumerate(chosen):
             left, top = 0.2 + (i % 8) * (tile + gap), y + (i // 8) * (tile + text)
-            _place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if true[idx] != said[idx] else None)
-            _caption(canvas, left, top + tile + 0.11, tile, names[said[idx]], sure[idx], color)
+            style.place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if true[idx] != said[idx] else None)
+            style.caption(canvas, left, top + tile + 0.11, tile, names[said[idx]], sure[idx], color)
             if true[idx] != said[idx]:
                 is_really = f"is {names[true[idx]]}"
-                _caption(canvas, left, top + tile + 0.26, tile, is_really, chances[idx, true[idx]], style.INK)
+                style.caption(canvas, left, top + tile + 0.26, tile, is_really, chances[idx, true[idx]], style.INK)
         y += -(-len(chosen) // 8) * (tile + text)
     title = f"{wrong:,} of {total:,} {split} images wrong (err {style.number(wrong / max(total, 1))})"
     style.write_title(figure, title, "beside each name: the probability given to that class")
@@ -486,7 +487,7 @@ def augmented(
         class_names: K names.
         path: of the PNG.
     """
-    columns = [_checked_images(column) for column in (original, *versions)]
+    columns = [style.checked_images(column) for column in (original, *versions)]
     true = np.asarray(labels).reshape(-1)
     if {len(column) for column in columns} != {len(true)}:
         raise ValueError(f"{[len(column) for column in columns]} images in the columns for {len(true)} labels")
@@ -497,7 +498,7 @@ def augmented(
     width = left + len(columns) * (tile + gap) + 0.25 + 0.1
     top = 0.85
     figure = style.new_figure(max(width, 4.5), top + count * (tile + gap) + 0.12)
-    canvas = _canvas(figure)
+    canvas = style.canvas(figure)
     for row, name in enumerate(names):
         middle = top + row * (tile + gap) + tile / 2
         style.write(canvas, left - 0.12, middle, name, ha="right", va="center")
@@ -506,7 +507,7 @@ def augmented(
         heading = f"epoch {i - 1}" if i else "original"
         style.write(canvas, x + tile / 2, top - 0.1, heading, color=style.SOFT, size=8.5, ha="center")
         for row in range(count):
-            _place(canvas, column[row], x, top + row * (tile + gap), tile)
+            style.place(canvas, column[row], x, top + row * (tile + gap), tile)
     epochs = len(versions)
     style.write_title(figure, f"What the network is shown in {epochs} epoch{'s' * (epochs != 1)}")
     return style.save(figure, path, svg=svg)
@@ -572,50 +573,3 @@ def lr_range(
         beneath.append(f"config: {configured:.2g}")
     style.write_title(figure, title, "; ".join(beneath) + "\ndots: single steps; line: smoothed")
     return style.save(figure, path, svg=svg)
-
-
-def _checked_images(images: ArrayLike) -> NDArray[np.uint8]:
-    array = np.asarray(images)
-    if array.ndim != 4 or array.shape[1] not in (1, 3) or array.dtype != np.uint8:
-        raise ValueError(f"images are (N, C, H, W) uint8 with C 1 or 3, got {array.shape} {array.dtype}")
-    return array
-
-
-def _canvas(figure: Figure) -> Axes:
-    """The whole figure, in inches from its upper left corner."""
-    width, height = figure.get_size_inches()
-    canvas = style.add_axes(figure, 0, 0, width, height, bare=True)
-    canvas.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-    return canvas
-
-
-def _place(
-    canvas: Axes, image_CHW: NDArray[np.uint8], left: float, top: float, tile: float, *, frame: str | None = None
-) -> None:
-    """Draw an image within a square of ``tile`` inches: small ones by whole pixels, large ones averaged."""
-    from PIL import Image
-
-    channels, height, width = image_CHW.shape
-    picture = Image.fromarray(image_CHW[0] if channels == 1 else np.ascontiguousarray(image_CHW.transpose(1, 2, 0)))
-    across = tile * style.DPI
-    factor = across / max(height, width)
-    small = factor >= 1
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    shown = np.asarray(picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.BOX).convert("RGB"))
-    x, y = left + (across - size[0]) / 2 / style.DPI, top + (across - size[1]) / 2 / style.DPI
-    right, bottom = x + size[0] / style.DPI, y + size[1] / style.DPI
-    canvas.imshow(shown, extent=(x, right, bottom, y), interpolation="nearest", aspect="auto", zorder=1)
-    if frame is not None:
-        out = 0.02
-        canvas.plot(
-            [x - out, right + out, right + out, x - out, x - out],
-            [y - out, y - out, bottom + out, bottom + out, y - out],
-            color=frame, linewidth=2.2, solid_joinstyle="miter", zorder=2,
-        )  # fmt: skip
-
-
-def _caption(canvas: Axes, left: float, y: float, width: float, text: str, chance: float, color: str) -> None:
-    """A name at the left and its probability at the right."""
-    name = style.fitted(text, width - style.width_of("0.00", 7) - 0.08, 7)
-    style.write(canvas, left, y, name, size=7, color=color, va="center")
-    style.write(canvas, left + width, y, f"{chance:.2f}", size=7, color=color, va="center", ha="right")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,3 +168,54 @@ def spread(positions: list[float], gap: float, low: float, high: float) -> list[
     for j in range(1, len(placed)):  # clamping to the edges may have pushed blocks together
         placed[j] = max(placed[j], placed[j - 1] + gap)
     return [placed[order.index(i)] for i in range(len(positions))]
+
+
+# Sheets of images
+
+
+def checked_images(images: ArrayLike) -> NDArray[np.uint8]:
+    """``(N, C, H, W)`` uint8, C 1 or 3; anything else raises ``ValueError``."""
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or array.dtype != np.uint8:
+        raise ValueError(f"images are (N, C, H, W) uint8 with C 1 or 3, got {array.shape} {array.dtype}")
+    return array
+
+
+def canvas(figure: Figure) -> Axes:
+    """The whole figure, in inches from its upper left corner."""
+    width, height = figure.get_size_inches()
+    axes = add_axes(figure, 0, 0, width, height, bare=True)
+    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    return axes
+
+
+def place(
+    axes: Axes, image_CHW: NDArray[np.uint8], left: float, top: float, tile: float, *, frame: str | None = None
+) -> None:
+    """Draw an image within a square of ``tile`` inches: small ones by whole pixels, large ones averaged."""
+    from PIL import Image
+
+    channels, height, width = image_CHW.shape
+    picture = Image.fromarray(image_CHW[0] if channels == 1 else np.ascontiguousarray(image_CHW.transpose(1, 2, 0)))
+    across = tile * DPI
+    factor = across / max(height, width)
+    small = factor >= 1
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    shown = np.asarray(picture.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.BOX).convert("RGB"))
+    x, y = left + (across - size[0]) / 2 / DPI, top + (across - size[1]) / 2 / DPI
+    right, bottom = x + size[0] / DPI, y + size[1] / DPI
+    axes.imshow(shown, extent=(x, right, bottom, y), interpolation="nearest", aspect="auto", zorder=1)
+    if frame is not None:
+        out = 0.02
+        axes.plot(
+            [x - out, right + out, right + out, x - out, x - out],
+            [y - out, y - out, bottom + out, bottom + out, y - out],
+            color=frame, linewidth=2.2, solid_joinstyle="miter", zorder=2,
+        )  # fmt: skip
+
+
+def caption(axes: Axes, left: float, y: float, width: float, text: str, chance: float, color: str) -> None:
+    """A name at the left and its probability at the right."""
+    name = fitted(text, width - width_of("0.00", 7) - 0.08, 7)
+    write(axes, left, y, name, size=7, color=color, va="center")
+    write(axes, left + width, y, f"{chance:.2f}", size=7, color=color, va="center", ha="right")
