@@ -19,10 +19,11 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "callbacks": {"networks", "optim"},
     "classifier": {"callbacks", "networks", "optim"},
     "evaluation": {"classifier"},
+    "insight": {"data", "diagnosis", "evaluation", "networks"},
     "weights": {"config", "data", "networks", "tracking"},
     "experiment": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("callbacks", "classifier", "evaluation", "weights"),
+        *("callbacks", "classifier", "evaluation", "insight", "weights"),
     },
     "trained": {"config", "data", "experiment", "tracking", "weights"},
     "commands": {
@@ -33,7 +34,8 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("config", "networks", "data", "diagnosis", "tracking"),
         *("classifier", "experiment", "trained", "weights"),
     },
-    "cli": {"config", "tracking", "experiment", "commands", "predict"},
+    "diagnose": {"data", "diagnosis", "evaluation", "experiment", "insight", "networks", "tracking", "trained"},
+    "cli": {"config", "tracking", "experiment", "commands", "diagnose", "predict"},
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},
 }

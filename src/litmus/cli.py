@@ -110,6 +110,25 @@ def predict(
 
 
 @app.command()
+def diagnose(
+    run: RunName,
+    insight: Annotated[
+        bool,
+        typer.Option(
+            "--insight",
+            help="Look closer at the test images: calibration, top losses, Grad-CAM, ...",
+        ),
+    ] = False,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """Bias or variance, and what to change next; with --insight, pictures of what the network gets wrong and why."""
+    from litmus.diagnose import diagnose_run
+
+    diagnose_run(run, insight=insight, home=home, uri=uri)
+
+
+@app.command()
 def lr(
     sources: Sources = None,
     steps: Annotated[int, typer.Option(min=10, help="Training steps of the test.")] = 200,

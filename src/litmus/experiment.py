@@ -10,11 +10,11 @@ import shutil
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -45,6 +45,7 @@ from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
 from litmus.errors import Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
+from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.networks.layers import FreezePlan, layer_groups, lr_factors, plan_freezing
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
@@ -83,6 +84,7 @@ class Result:
     """What ``train.profiler`` wrote."""
     saved: str | None = None
     """What computing the features of a frozen body once saved, in a sentence."""
+    insight: Insight | None = None
 
     @property
     def test_interval(self) -> tuple[float, float]:
@@ -93,18 +95,27 @@ class Result:
 
     def table(self) -> dict[str, Any]:
         """Plain numbers: what ``result.json`` holds."""
-        splits = {
-            split: {"loss": seen.loss, "err": seen.err, "num_errors": seen.num_errors, "num_images": seen.num_images}
-            for split, seen in self.evaluations.items()
-        }
         return {
-            **splits,
+            **result_table(self.evaluations, self.diagnosis, self.info),
             "test_err_95": list(self.test_interval),
-            "verdict": self.diagnosis.sentence,
             "evaluated": {"weights": self.kept.which, "epoch": self.kept.epoch, "step": self.kept.step},
             "stopped": self.stopped,
             "trained_sec": self.trained_sec,
         }
+
+
+def result_table(evaluations: Mapping[str, Evaluation], diagnosis: Diagnosis, info: DataInfo) -> dict[str, Any]:
+    """What follows from the weights and the data alone."""
+    return {
+        **{
+            split: {"loss": seen.loss, "err": seen.err, "num_errors": seen.num_errors, "num_images": seen.num_images}
+            for split, seen in evaluations.items()
+        },
+        "num_train": info.num_train,
+        "verdict": diagnosis.sentence,
+        "moves": list(diagnosis.moves),
+        "notes": list(diagnosis.notes),
+    }
 
 
 def augments(config: RunConfig) -> bool:
@@ -425,7 +436,17 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
         saved=cache.sentence if cache else None,
     )
     record(config, result, classifier.network, tracked)
-    return result
+    if not config.insight:
+        return result
+    # Last, when all else is on disk: a closer look that fails must not cost a training.
+    network = cast(Network, classifier.network)
+    insight = make_insight(network, data, evaluations["test"], tracked.dir, device=device, bf16=bf16)
+    tracked.log_metrics(insight.metrics, step=kept.step)
+    for picture in insight.pictures:
+        tracked.log_artifact(picture, "pictures")
+    for table in insight.tables:
+        tracked.log_artifact(table)
+    return replace(result, insight=insight, pictures=[*result.pictures, *insight.pictures])
 
 
 def eval_batches(data: ImageDataModule, split: str, device: torch.device, limit: int | None = None) -> Iterator[Batch]:
@@ -585,7 +606,9 @@ def farewell(config: RunConfig, result: Result) -> str:
         *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
         *(f"  note: {note}" for note in result.diagnosis.notes),
         "",
+        *([*result.insight.lines, ""] if result.insight else []),
         *(f"picture  {shown(picture)}" for picture in result.pictures),
+        *(f"table    {shown(table)}" for table in (result.insight.tables if result.insight else [])),
         *(f"profile  {shown(profile)}" for profile in result.profiles),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
         f"next     litmus ui    or    litmus test {run_id[:8]}",

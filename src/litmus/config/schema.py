@@ -697,6 +697,9 @@ class RunConfig(Section):
     early_stopping: _choice(*CHOICES["early_stopping"]) | None = None  # type: ignore[valid-type]
     checkpoint: CheckpointConfig = CheckpointConfig()
     diagnosis: DiagnosisConfig = DiagnosisConfig()
+    insight: bool = False
+    """End with a closer look at the test images: calibration, top losses, confused pairs, a map of the features and
+    Grad-CAM. Takes seconds; ``litmus diagnose RUN --insight`` does the same later."""
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

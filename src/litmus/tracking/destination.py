@@ -84,6 +84,24 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
     raise refuse(where, f"has an unknown scheme {scheme!r}; {advice}", label)
 
 
+def destination_of(
+    directory: Path, recorded: str, *, uri: str | None = None, home: str | os.PathLike[str] | None = None
+) -> Destination:
+    """Where the run in ``directory`` goes: to ``uri``, else to the place that it wrote down when it was made.
+
+    ``recorded`` is empty for the store embedded in ``home``, which is by default the one that the directory lies in.
+    """
+    if home is None:
+        home = directory.parent.parent if directory.parent.name == RUNS else DEFAULT_HOME
+    # The record leaves out a password, so the environment's address of the same server is the better one.
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri is None and recorded and from_environment and resolve(from_environment, home).label == recorded:
+        uri = from_environment
+    if uri is None and not recorded:
+        uri = f"sqlite:///{(absolute_home(home) / DATABASE).as_posix()}"
+    return resolve(uri or recorded, home)
+
+
 def _sqlite(database: Path, where: str, *, embedded: bool) -> Destination:
     if bad := set(str(database)) & set("%?"):
         raise refuse(

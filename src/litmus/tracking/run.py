@@ -25,10 +25,10 @@ from typing import Any, Literal, Self
 from litmus.errors import refuse
 from litmus.tracking import sender
 from litmus.tracking.delivery import OWNER_LOCK
-from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, resolve
+from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, destination_of, resolve
 from litmus.tracking.masking import TEXT_SUFFIXES, mask_secrets
 from litmus.tracking.names import as_text, check_artifact, check_key, flatten
-from litmus.tracking.spool import ARTIFACTS, Lock, Spool, as_json, now_ms
+from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool, as_json, now_ms
 from litmus.tracking.store import MAX_DIGEST_CHARS, MAX_NAME_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, UID_TAG
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -80,6 +80,7 @@ class Run:
         self._link = sender.Link()
         self._mode: sender.Mode = "off"
         self._complete: bool | None = None
+        self._ended = False  # before we came: only added to
         self._warned: set[str] = set()
         self._last_id: str | None = None
         self._dropped = 0
@@ -133,20 +134,7 @@ class Run:
         runs = absolute_home(home) / RUNS
         directory, continued = _directory(runs, name, uid)
 
-        lock = Lock(directory / OWNER_LOCK)
-        try:
-            if not lock.acquire(1.0 if continued else 0.0):
-                with Spool(directory) as spool:
-                    holder = spool.meta
-                by = f"process {holder.get('owner_pid')} on {holder.get('owner_host')}"
-                raise refuse("run", f"is in use by {by}; stop that one first", str(directory))
-            spool = Spool(directory, create=not continued)
-        except (OSError, sqlite3.Error) as error:
-            lock.release()
-            raise refuse("tracking.home", f"cannot be written: {error}", str(home)) from None
-        except ValueError as error:
-            lock.release()
-            raise refuse("run", str(error)) from None
+        spool, lock = _owned(directory, home, create=not continued)
         if not continued:
             spool.set_meta(
                 uid=uid,
@@ -180,6 +168,23 @@ class Run:
         run._link = sender.start(directory, destination, send)
         run._writer.start()
         atexit.register(run._abandon)
+        return run
+
+    @classmethod
+    def reopen(cls, directory: Path) -> Run:
+        """Add to the record of a run that has ended; how and when it ended, and all it holds, stay.
+
+        Nothing is sent from here: ``sync`` does that, as for any run.
+
+        Raises:
+            Refused: no run directory, one that cannot be written, or one that another process is writing.
+        """
+        directory = Path(os.path.abspath(directory))
+        if not (directory / FILE).is_file():
+            raise refuse("run", "is no run directory", str(directory))
+        spool, lock = _owned(directory, directory.parent.parent, create=False)
+        run = cls(directory, spool, destination_of(directory, spool.meta.get("uri", "")), lock, continued=True)
+        run._ended = True
         return run
 
     @property
@@ -397,7 +402,8 @@ class Run:
             return self._complete
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise ValueError(f"status {status!r} is not FINISHED, FAILED or KILLED")
-        self._put("status", "status", status)
+        if not self._ended:
+            self._put("status", "status", status)
         self._closing.set()
         if self._writer.is_alive():
             self._writer.join(5.0)
@@ -481,7 +487,7 @@ class Run:
     ) -> None:
         if self._complete is not None:
             return
-        if error is None:
+        if error is None or self._ended:
             self.finish()
             return
         says = " ".join(f"{type(error).__name__}: {error}".split())
@@ -490,6 +496,24 @@ class Run:
         if not killed:
             self.log_text("".join(traceback.format_exception(kind, error, trace)), "traceback.txt")
         self.finish("KILLED" if killed else "FAILED")
+
+
+def _owned(directory: Path, home: str | os.PathLike[str], *, create: bool) -> tuple[Spool, Lock]:
+    """The spool of a run directory, and the lock that makes it ours to write."""
+    lock = Lock(directory / OWNER_LOCK)
+    try:
+        if not lock.acquire(0.0 if create else 1.0):
+            with Spool(directory) as spool:
+                holder = spool.meta
+            by = f"process {holder.get('owner_pid')} on {holder.get('owner_host')}"
+            raise refuse("run", f"is in use by {by}; stop that one first", str(directory))
+        return Spool(directory, create=create), lock
+    except (OSError, sqlite3.Error) as error:
+        lock.release()
+        raise refuse("tracking.home", f"cannot be written: {error}", str(home)) from None
+    except ValueError as error:
+        lock.release()
+        raise refuse("run", str(error)) from None
 
 
 def _directory(runs: Path, name: str, uid: str) -> tuple[Path, bool]:

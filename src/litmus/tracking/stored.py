@@ -14,7 +14,7 @@ from pathlib import Path
 
 from litmus.errors import nearest, refuse
 from litmus.tracking.delivery import OWNER_LOCK, Synced, settle, sync_spool
-from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, resolve
+from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, destination_of, resolve
 from litmus.tracking.names import check_artifact
 from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool
 from litmus.tracking.store import UID_TAG, Remote, Store, StoreTrouble
@@ -196,15 +196,7 @@ def sync(run: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = N
             recorded = spool.meta.get("uri", "")
     except (OSError, ValueError, sqlite3.Error) as error:
         raise refuse("run", f"is no run directory: {error}", str(run)) from None
-    if home is None:
-        home = directory.parent.parent if directory.parent.name == RUNS else DEFAULT_HOME
-    # The record leaves out a password, so the environment's address of the same server is the better one.
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri is None and recorded and from_environment and resolve(from_environment, home).label == recorded:
-        uri = from_environment
-    if uri is None and not recorded:
-        uri = f"sqlite:///{(absolute_home(home) / 'mlflow.db').as_posix()}"
-    return sync_spool(directory, resolve(uri or recorded, home))
+    return sync_spool(directory, destination_of(directory, recorded, uri=uri, home=home))
 
 
 def unsynced(home: str | os.PathLike[str] = DEFAULT_HOME) -> list[Path]:
