@@ -43,7 +43,8 @@ def diagnose_run(
     say("")
     for picture in pictures_of(stored):
         say(f"picture  {picture}")
-    say(f"next     litmus diagnose {stored.id8} --insight")
+    looked = "insight.json" in kept
+    say(f"next     litmus {f'test {stored.id8}' if looked else f'diagnose {stored.id8} --insight'}    or    litmus ui")
 
 
 def report(stored: StoredRun, result: Mapping[str, Any]) -> Iterator[str]:

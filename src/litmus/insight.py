@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -247,7 +248,7 @@ def _write_numbers(
 
 def _write_losses(path: Path, losses: list[TopLoss], names: list[str], class_names: tuple[str, ...]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         table.writerow(["image", "label", "predicted", "probability_of_label", "confidence", "loss"])
         for one, name in zip(losses, names, strict=True):
             numbers = [f"{value:.6g}" for value in (one.probability, one.confidence, one.loss)]
@@ -266,7 +267,7 @@ def _lines(
 ) -> list[str]:
     worst = losses[0]
     lines = [
-        f"confidence  {found.sentence}",
+        *textwrap.wrap(f"confidence  {found.sentence}", 116, subsequent_indent=12 * " "),
         f"            ECE {found.ece:.4f} over {len(found.bins)} bins, of which chance alone would make "
         f"{found.ece_by_chance:.4f}; Brier score {found.brier:.4f}",
         f"top losses  mislabelled or hard, look at them; the largest, {worst.loss:.2f}: image {names[0]}, labelled "
@@ -274,8 +275,7 @@ def _lines(
     ]
     if err is not None:
         lines.append(
-            f"features    {NEIGHBOURS} nearest neighbours err at {err:.4f}, the head at {head_err:.4f}: the nearer, "
-            "the more the features alone tell the classes apart"
+            f"features    their {NEIGHBOURS} nearest neighbours err at {err:.4f}, the head on them at {head_err:.4f}"
         )
     if no_cam:
         lines.append(f"grad-cam    none: {no_cam}")

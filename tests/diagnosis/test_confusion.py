@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from litmus.diagnosis import Confusion, confusion_matrix, most_confused, per_class_err, pick_predictions
+from litmus.diagnosis import (
+    Confusion,
+    confused_images,
+    confusion_matrix,
+    most_confused,
+    per_class_err,
+    pick_predictions,
+)
 
 
 def test_counts_equal_a_histogram_of_pairs():
@@ -78,3 +85,10 @@ def test_nothing_wrong_gives_no_mistakes():
     mistakes, successes = pick_predictions([0, 1], [0, 1], [0.9, 0.8])
     assert mistakes.tolist() == []
     assert sorted(successes) == [0, 1]
+
+
+def test_the_images_of_a_confusion_come_by_confidence():
+    labels, said = [0, 0, 0, 1, 0], [1, 1, 0, 1, 1]
+    pair = Confusion(0, 1, 3, 0.75)
+    assert confused_images(labels, said, [0.6, 0.9, 0.99, 0.99, 0.6], pair).tolist() == [1, 0, 4]
+    assert confused_images(labels, said, [0.5] * 5, Confusion(1, 0, 0, 0.0)).tolist() == []

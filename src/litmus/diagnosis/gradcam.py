@@ -74,10 +74,11 @@ def grad_cam(network: nn.Module, images_BCHW: Tensor, classes_B: Tensor) -> Heat
     try:
         network.eval()
         with torch.inference_mode(False), torch.enable_grad():
-            # Gradients are asked of activations, and the input makes them part of a graph whatever is frozen.
+            # The input makes every activation part of a graph, whatever is frozen. Copies: the caller may be in
+            # inference mode, whose tensors no graph takes.
             images = images_BCHW.detach().clone().requires_grad_()
             logits = network.forward(images)  # not compiled: hooks must run
-            scores = logits.gather(1, classes_B.to(logits.device)[:, None]).sum()
+            scores = logits.gather(1, classes_B.to(logits.device, copy=True)[:, None]).sum()
             for name, activation in reversed(found):
                 if not activation.requires_grad:
                     continue

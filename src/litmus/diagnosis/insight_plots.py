@@ -74,15 +74,15 @@ def reliability(found: Calibration, path: str | Path, *, split: str = "test", sv
         ((found.confidence, style.RED, "mean confidence"), (found.accuracy, style.BLUE, "accuracy"))
     ):
         below.axvline(value, color=color, linewidth=1.4, zorder=4)
-        style.write(below, 0.01, 0.84 - 0.2 * row, f"line: {name}", size=8, color=color, transform=below.transAxes)
+        x, ha = (0.01, "left") if min(found.confidence, found.accuracy) > 0.35 else (0.99, "right")
+        style.write(below, x, 0.84 - 0.2 * row, f"line: {name}", size=8, color=color, ha=ha, transform=below.transAxes)
     style.name_axes(below, "confidence: probability of the predicted class", "images")
 
     low, high = found.interval
-    title = {
-        "over-confident": "Over-confident: {sure} sure on average, {right} right",
-        "under-confident": "Under-confident: {sure} sure on average, {right} right",
-        "undecided": "As sure as it is right, as far as {n} images tell: {sure} and {right}",
-    }[found.tendency].format(sure=f"{found.confidence:.3f}", right=f"{found.accuracy:.3f}", n=f"{found.num_images:,}")
+    sure, right = f"sure at {found.confidence:.3f}", f"right at {found.accuracy:.3f}"
+    title = f"{found.tendency.capitalize()}: {sure}, {right}"
+    if found.tendency == "undecided":
+        title = f"{sure.capitalize()}, {right}: the same within chance"
     style.write_title(
         figure,
         title,
@@ -266,8 +266,8 @@ def grad_cam(
     style.write_title(
         figure,
         "Where the network sees its answer (Grad-CAM)",
-        f"{grid[0]}x{grid[1]} places of the layer {layer}, each map on a scale of its own, yellow where it is strongest"
-        f"{note}",
+        f"read from {grid[0]}x{grid[1]} places of the layer '{layer}', each map on a scale of its own, "
+        f"yellow where it is strongest{note}",
     )
     return style.save(figure, path, svg=svg)
 
@@ -283,8 +283,8 @@ def _overlay(image_CHW: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> NDAr
     grey = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0) @ np.array([0.299, 0.587, 0.114])
     flat = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
     heat = np.asarray(Image.fromarray(heat_HW).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
-    light = 0.25 + 0.75 * np.asarray(flat)[..., None] / 255
-    strength = 0.8 * heat[..., None]
+    light = 0.15 + 0.85 * np.asarray(flat)[..., None] / 255
+    strength = 0.7 * heat[..., None]
     mixed = (1 - strength) * light + strength * colormaps["inferno"](0.35 + 0.5 * heat)[..., :3]
     return np.ascontiguousarray((255 * mixed).round().astype(np.uint8).transpose(2, 0, 1))
 
@@ -323,8 +323,9 @@ def embedding(
     figure = style.new_figure(8.4, 8.2)
     axes = style.add_axes(figure, 0.2, 0.95, 8.0, 7.1, bare=True)
     low, high = points.min(axis=0), points.max(axis=0)
-    pad = np.maximum(0.05 * (high - low), 1e-6 + 1e-3 * (high - low).max())
-    axes.set(xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]))
+    reach = 1.08 * np.max((high - low) / (8.0, 7.1)) or 1.0  # one unit is as long across as up
+    (x, y), half = (low + high) / 2, reach * np.array([8.0, 7.1]) / 2
+    axes.set(xlim=(x - half[0], x + half[0]), ylim=(y - half[1], y + half[1]))
     size = float(np.clip(3600 / max(len(points), 1), 9, 40))
     for label in np.unique(true):
         mine = points[true == label]
@@ -332,7 +333,7 @@ def embedding(
                      linewidths=0, zorder=2)  # fmt: skip
     wrong = true != said
     axes.scatter(points[wrong, 0], points[wrong, 1], s=3.2 * size + 12, facecolors="none", edgecolors=style.INK,
-                 linewidths=0.9, zorder=3)  # fmt: skip
+                 linewidths=0.9 if wrong.sum() < 200 else 0.5, zorder=3)  # fmt: skip
 
     named = np.unique(true)
     if num_classes > MOST_NAMED:
