@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +62,17 @@ def test_it_repeats_what_the_run_found_without_the_weights(small, here, capsys):
     assert kept["moves"]
     assert "confusion.png" in said
     assert said.splitlines()[-1] == f"next     litmus diagnose {run.id8} --insight    or    litmus ui"
+
+
+def test_repeating_it_loads_neither_torch_nor_mlflow(small, here):
+    code = """
+import sys
+from litmus.cli import app
+app(["diagnose", "small"], standalone_mode=False)
+print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_closer_look_joins_the_record_once_and_the_end_stays(small, here, capsys):

@@ -10,6 +10,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 ALLOWED = {  # part -> parts it may import; every part may import errors
     "errors": set(),
+    "paths": set(),
     "config": set(),
     "networks": set(),
     "optim": {"networks"},
@@ -23,7 +24,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "weights": {"config", "data", "networks", "tracking"},
     "experiment": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("callbacks", "classifier", "evaluation", "insight", "weights"),
+        *("callbacks", "classifier", "evaluation", "insight", "paths", "weights"),
     },
     "trained": {"config", "data", "experiment", "tracking", "weights"},
     "commands": {
@@ -34,7 +35,17 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("config", "networks", "data", "diagnosis", "tracking"),
         *("classifier", "experiment", "trained", "weights"),
     },
-    "diagnose": {"data", "diagnosis", "evaluation", "experiment", "insight", "networks", "tracking", "trained"},
+    "diagnose": {
+        "data",
+        "diagnosis",
+        "evaluation",
+        "experiment",
+        "insight",
+        "networks",
+        "paths",
+        "tracking",
+        "trained",
+    },
     "cli": {"config", "tracking", "experiment", "commands", "diagnose", "predict"},
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},

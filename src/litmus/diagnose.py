@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from litmus.errors import refuse
+from litmus.paths import shown
 from litmus.tracking import Run, StoredRun, find_run, sync
 
 RESULT, WEIGHTS = "result.json", "weights.safetensors"
@@ -74,8 +75,6 @@ def report(stored: StoredRun, result: Mapping[str, Any]) -> Iterator[str]:
 
 def pictures_of(stored: StoredRun) -> list[Path]:
     """Where the run's pictures lie, as a person reads it; none if this machine does not hold the run."""
-    from litmus.experiment import shown
-
     if stored.dir is None:
         return []
     names = [name for name in stored.artifacts() if name.startswith("pictures/") and name.endswith(".png")]
@@ -85,7 +84,7 @@ def pictures_of(stored: StoredRun) -> list[Path]:
 def _look_closer(
     stored: StoredRun, reported: dict[str, Any], *, home: str, uri: str | None, say: Callable[[str], None]
 ) -> None:
-    from litmus.experiment import quiet_libraries, shown
+    from litmus.experiment import quiet_libraries
 
     if stored.dir is None:
         folder = Path(home) / "insight" / stored.id8

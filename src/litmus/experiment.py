@@ -48,6 +48,7 @@ from litmus.evaluation import Evaluation, evaluate
 from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.networks.layers import FreezePlan, layer_groups, lr_factors, plan_freezing
+from litmus.paths import shown
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
 from litmus.tracking.logger import RunLogger
 from litmus.weights import digest_of_file, find_weights, follow_weights, load_weights_
@@ -614,12 +615,6 @@ def farewell(config: RunConfig, result: Result) -> str:
         f"next     litmus ui    or    litmus test {run_id[:8]}",
     ]
     return "\n".join(lines)
-
-
-def shown(path: Path) -> Path:
-    """A path as a person reads it: relative where it lies below the folder they are in."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager

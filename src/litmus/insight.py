@@ -32,11 +32,10 @@ from litmus.diagnosis import (
     spread_over_classes,
     top_losses,
 )
-from litmus.diagnosis.embedding import MAX_POINTS
+from litmus.diagnosis.embedding import MAX_POINTS, NEIGHBOURS
 from litmus.evaluation import Evaluation
 from litmus.networks import Network
 
-NEIGHBOURS = 5
 MAX_FEATURES = 10_000
 """Distances between all pairs: more images would take minutes."""
 
@@ -124,7 +123,7 @@ def make_insight(
         made += [cam] if cam else []
 
         features = _features(network, data, split, seen.idx[chosen], device, bf16, lambda: step("features")).numpy()
-        err = knn_err(features, labels[chosen], NEIGHBOURS) if len(chosen) > 1 else None
+        err = knn_err(features, labels[chosen]) if len(chosen) > 1 else None
         step("map of the features")
         part = spread_over_classes(labels[chosen], MAX_POINTS)
         if err is not None:
@@ -268,8 +267,8 @@ def _lines(
     worst = losses[0]
     lines = [
         *textwrap.wrap(f"confidence  {found.sentence}", 116, subsequent_indent=12 * " "),
-        f"            ECE {found.ece:.4f} over {len(found.bins)} bins, of which chance alone would make "
-        f"{found.ece_by_chance:.4f}; Brier score {found.brier:.4f}",
+        f"            ECE {found.ece:.4f} over {len(found.bins)} bins (by chance alone, calibrated: about "
+        f"{found.ece_by_chance:.4f}); Brier score {found.brier:.4f}",
         f"top losses  mislabelled or hard, look at them; the largest, {worst.loss:.2f}: image {names[0]}, labelled "
         f"{class_names[worst.label]}, {class_names[worst.predicted]} at {worst.confidence:.3f}",
     ]

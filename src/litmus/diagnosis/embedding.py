@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 MAX_POINTS = 2000
+NEIGHBOURS = 5
 MAX_PERPLEXITY = 30.0
 _FEWEST_FOR_TSNE = 10
 _DIMS_FOR_TSNE = 50
@@ -54,7 +55,7 @@ def embed(features: ArrayLike) -> Embedding:
     return Embedding(points.astype(np.float64), "t-SNE", perplexity)
 
 
-def knn_err(features: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
+def knn_err(features: ArrayLike, labels: ArrayLike, k: int = NEIGHBOURS) -> float:
     """Leave-one-out error of the ``k`` nearest neighbours, by Euclidean distance: how far classes are from apart.
 
     Near the head's error, the features do the work; far above, the head draws a line that neighbours do not show.

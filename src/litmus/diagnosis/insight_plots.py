@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from litmus.diagnosis import style
 from litmus.diagnosis.calibration import Calibration
 from litmus.diagnosis.confusion import Confusion
-from litmus.diagnosis.embedding import Embedding
+from litmus.diagnosis.embedding import NEIGHBOURS, Embedding
 from litmus.diagnosis.losses import TopLoss
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def reliability(found: Calibration, path: str | Path, *, split: str = "test", sv
         figure,
         title,
         f"{found.num_images:,} {split} images; accuracy 95% {low:.3f} to {high:.3f}; lines: 95% of each bin\n"
-        f"ECE {style.number(found.ece)} over {len(found.bins)} bins; chance alone would make "
-        f"{style.number(found.ece_by_chance)} of it\n"
+        f"ECE {style.number(found.ece)} over {len(found.bins)} bins; by chance alone, calibrated, it would be about "
+        f"{style.number(found.ece_by_chance)}\n"
         f"largest gap {style.number(found.mce)}, Brier score {style.number(found.brier)}, "
         f"NLL {style.number(found.nll)} nats",
     )
@@ -347,7 +347,8 @@ def embedding(
         + ("\nnear means alike; distances between clusters and their sizes mean nothing" if found.perplexity else "")
         + ("; named: classes with most mistakes" if num_classes > MOST_NAMED and len(named) else "")
     )
-    title = f"5 nearest neighbours in the features err at {style.number(knn_err)}, the head at {style.number(head_err)}"
+    neighbours, head = style.number(knn_err), style.number(head_err)
+    title = f"{NEIGHBOURS} nearest neighbours in the features err at {neighbours}, the head at {head}"
     style.write_title(figure, title, beneath)
     return style.save(figure, path, svg=svg)
 

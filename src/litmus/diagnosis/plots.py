@@ -437,12 +437,12 @@ def contact_sheet(
         path: of the PNG.
         wrong: those to be framed.
     """
-    pictures = {idx: _checked_images(image[None])[0] for idx, image in images.items()}
+    pictures = {idx: style.checked_images(image[None])[0] for idx, image in images.items()}
     tile, text, head, gap = 1.0, 0.42, 0.36, 0.16
     above = 0.7 + 0.16 * subtitle.count("\n")
     height = above + sum(head * bool(name) + -(-len(chosen) // 8) * (tile + text) for name, chosen in sections.items())
     figure = style.new_figure(8 * (tile + gap) + 0.4 - gap, max(height + 0.05, 1.0))
-    canvas = _canvas(figure)
+    canvas = style.canvas(figure)
     y = above
     for heading, chosen in sections.items():
         if heading:
@@ -453,9 +453,9 @@ def contact_sheet(
             said, chance = predicted[idx]
             name = style.printable(class_names[said], said, 40)
             is_wrong = idx in wrong
-            _place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if is_wrong else None)
+            style.place(canvas, pictures[idx], left, top, tile, frame=style.WRONG if is_wrong else None)
             color = style.WRONG if is_wrong else style.RIGHT
-            _caption(canvas, left, top + tile + 0.11, tile, name, chance, color)
+            style.caption(canvas, left, top + tile + 0.11, tile, name, chance, color)
             note, number = map(style.legible, beneath[idx])
             room = tile - (style.width_of(number, 6) + 0.08 if number else 0)
             style.write(
