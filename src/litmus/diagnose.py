@@ -114,7 +114,7 @@ def _evaluate_and_draw(
     """The insight, and whether the run's config keeps it off the network."""
     from litmus.data.datamodule import SPLITS
     from litmus.evaluation import evaluate
-    from litmus.experiment import checked_data, diagnose, eval_batches, result_table
+    from litmus.experiment import diagnose, eval_batches, make_data, result_table
     from litmus.insight import make_insight, steps
     from litmus.networks import Network
     from litmus.trained import best_device, load_trained
@@ -122,7 +122,8 @@ def _evaluate_and_draw(
     trained = load_trained(stored)
     config, device = trained.config, best_device(trained.config.train.accelerator)
     network, bf16 = cast(Network, trained.network.to(device)), config.train.precision == "bf16-mixed"
-    data = checked_data(config)
+    data = make_data(config)
+    data.prepare()
     limit = config.train.limit_batches
     evaluations = {}
     with steps(sum(len(data.loader(split)) for split in SPLITS[1:]), "evaluating") as step:
