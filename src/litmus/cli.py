@@ -172,6 +172,31 @@ def sync(
 
 
 @app.command()
+def export(
+    run: RunName,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", "-f", help="onnx, torch, mlflow or all; several with commas, or repeated.  [default: all]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the files; default: exports/ in the run directory.")
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Register the MLflow model as a version of NAME.")
+    ] = None,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """Write the network as ONNX, torch.export and an MLflow model, each checked on the run's test images."""
+    from litmus.export import export_run
+
+    if not export_run(run, formats=format or [], out=out, register=register, home=home, uri=uri):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ui(
     home: Home = "mlruns",
     uri: Uri = None,

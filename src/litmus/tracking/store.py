@@ -1,4 +1,4 @@
-"""The one file that touches MLflow. Importing this module does not import MLflow; opening a ``Store`` does."""
+"""MLflow's store and registry. Importing this module does not import MLflow; opening a ``Store`` does."""
 
 from __future__ import annotations
 
@@ -290,6 +290,22 @@ class Store:
                 raise FileNotFoundError(f"run {run_id} at {self.destination.label} has no artifact {name!r}")
             into.mkdir(parents=True, exist_ok=True)
             return Path(self._client.download_artifacts(run_id, name, str(into)))
+
+    def register(self, name: str, *, run_id: str, folder: str, tags: Mapping[str, str]) -> str:
+        """A new version of the registered model ``name``, made if it is not there: the run's artifacts in ``folder``.
+
+        Returns the version, a number as text.
+        """
+        with self._errors():
+            from mlflow.exceptions import MlflowException
+
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
+            return str(self._client.create_model_version(name, source, run_id, tags=dict(tags)).version)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

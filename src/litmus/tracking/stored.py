@@ -67,6 +67,11 @@ class StoredRun:
         return self.tags.get("litmus.kind", "")
 
     @property
+    def folder(self) -> Path:
+        """Where this machine keeps the run's files: its directory, else the folder of what was downloaded of it."""
+        return self.dir or (self._home or absolute_home(DEFAULT_HOME)) / DOWNLOADS / (self.id or self.uid)
+
+    @property
     def elapsed_sec(self) -> float | None:
         return None if self.ended_at is None else self.ended_at - self.started_at
 
@@ -191,12 +196,19 @@ def sync(run: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = N
         Refused: no run directory, or a wrong ``uri``. A store that is away is no error: see ``Synced.error``.
     """
     directory = Path(os.path.abspath(Path(run).expanduser()))
+    return sync_spool(directory, recipient(directory, home=home, uri=uri))
+
+
+def recipient(
+    directory: Path, *, home: str | os.PathLike[str] | None = None, uri: str | None = None
+) -> Destination:
+    """Where a run directory is sent; arguments and ``Refused`` as for ``sync``."""
     try:
         with Spool(directory) as spool:
             recorded = spool.meta.get("uri", "")
     except (OSError, ValueError, sqlite3.Error) as error:
-        raise refuse("run", f"is no run directory: {error}", str(run)) from None
-    return sync_spool(directory, destination_of(directory, recorded, uri=uri, home=home))
+        raise refuse("run", f"is no run directory: {error}", str(directory)) from None
+    return destination_of(directory, recorded, uri=uri, home=home)
 
 
 def unsynced(home: str | os.PathLike[str] = DEFAULT_HOME) -> list[Path]:
