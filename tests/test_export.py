@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -334,7 +335,7 @@ def test_a_run_without_weights_is_refused(tmp_path, capsys):
         bare.log_text("data: {name: digits}\n", "config.yaml")
     code, _, said = litmus(capsys, "export", "bare", "--home", str(tmp_path))
     assert code == 2
-    assert "run bare" in said or "weights.safetensors" in said
+    assert "run = 'bare': is a run of kind 'train', FINISHED, and kept no weights" in said
     assert not (bare.dir / "exports").exists()
 
 
@@ -413,18 +414,16 @@ def _post(port, body):
             return error.code, json.load(error)
 
 
-@pytest.fixture
-def served(home, exported, tmp_path):
-    """`mlflow models serve` as it is printed, in an activated environment."""
-    command = re.search(r"mlflow models serve -m (\S+) --env-manager local", exported["residual"])
-    port = _free_port()
-    argv = [*shlex.split(command[0]), "--port", str(port)]
+@contextmanager
+def _listening(argv, port, folder):
+    """A command of this environment, as if that were activated and Litmus were not installed, until the block ends."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    log = folder / "log"
     with (
-        (tmp_path / "log").open("w") as log,
+        log.open("w") as output,
         subprocess.Popen(
-            argv, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+            argv, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         ) as process,
     ):
         try:
@@ -435,12 +434,21 @@ def served(home, exported, tmp_path):
                         break
                 time.sleep(0.2)
             else:
-                pytest.fail((tmp_path / "log").read_text())
-            yield port
+                pytest.fail(log.read_text())
+            yield
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(20)
+
+
+@pytest.fixture
+def served(home, exported, tmp_path):
+    """The port of `mlflow models serve`, typed as it was printed."""
+    command = re.search(r"mlflow models serve -m (\S+) --env-manager local", exported["residual"])[0]
+    port = _free_port()
+    with _listening([*shlex.split(command), "--port", str(port)], port, tmp_path):
+        yield port
 
 
 @pytest.mark.proof
@@ -469,3 +477,30 @@ def test_the_served_model_answers_http_as_the_network_does(served, home, images)
         status, answer = _post(served, json.dumps({"inputs": wrong}))
         assert status == 400
         assert says in answer["message"]
+
+
+@pytest.mark.proof
+def test_a_model_is_registered_with_a_server_and_read_back_from_it(home, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    server = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
+    server += ["--artifacts-destination", str(tmp_path / "kept"), "--host", "127.0.0.1", "--port", str(port)]
+    read_back = f"""
+import sys
+sys.modules["litmus"] = None
+import mlflow, numpy
+rows = mlflow.pyfunc.load_model("models:/digits/1").predict(numpy.load({str(tmp_path / "images.npy")!r}))
+print("".join(row["class"] for row in rows))
+"""
+    np.save(tmp_path / "images.npy", images.numpy())
+    with _listening(server, port, tmp_path):
+        argv = ("--home", str(home), "--uri", address, "--out", str(tmp_path / "out"), "--format", "mlflow")
+        code, said, _ = litmus(capsys, "export", "residual", *argv, "--register", "digits")
+        assert code == 0
+        assert f"registered digits, version 1, at {address}" in said
+        assert f"MLFLOW_TRACKING_URI={address} mlflow models serve -m models:/digits/1" in said
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
+        argv = [sys.executable, "-W", "ignore", "-c", read_back]
+        answer = subprocess.run(argv, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    assert answer.split()[-1] == "".join(str(digit) for digit in eager(home, "residual", images).argmax(1))

@@ -176,9 +176,7 @@ def export(
     run: RunName,
     format: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format", "-f", help="onnx, torch, mlflow or all; several with commas, or repeated.  [default: all]"
-        ),
+        typer.Option("--format", "-f", help="onnx, torch, mlflow, several with commas; default: all."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the files; default: exports/ in the run directory.")

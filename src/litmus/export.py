@@ -25,12 +25,12 @@ from torch.export import Dim, ExportedProgram
 
 from litmus.config import RunConfig
 from litmus.data.preprocessing import METADATA_KEY, Normalised, Preprocessing
-from litmus.errors import Problem, Refused, nearest
+from litmus.errors import Problem, Refused, nearest, refuse
 from litmus.experiment import make_data, quiet_libraries, shown
 from litmus.tracking import StoredRun, find_run
 from litmus.tracking.models import SERVING_EXAMPLE, Registry, load_model, model_name_problem, save_model
 from litmus.tracking.store import StoreTrouble
-from litmus.trained import Trained, load_trained
+from litmus.trained import WEIGHTS, Trained, load_trained
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "mlflow": "mlflow_model"}
 """What each format is called on disk. The last is a folder, with the first in it."""
@@ -267,6 +267,9 @@ def export_run(
     stored: StoredRun | None = None
     try:
         stored = find_run(reference, home=home, uri=uri)
+        if WEIGHTS not in stored.artifacts():
+            kind = f"a run of kind {stored.kind!r}, {stored.status}" if stored.kind else "not a run of Litmus"
+            problems.append(Problem("run", f"is {kind}, and kept no weights; litmus runs lists the others", reference))
     except Refused as refused:
         problems += refused.problems
     folder = out or (stored.folder / "exports" if stored else None)
@@ -280,8 +283,12 @@ def export_run(
     assert stored is not None
     assert folder is not None
     registry = None if register is None else Registry.of(stored, where="--register", uri=uri)
-    folder.mkdir(parents=True, exist_ok=True)
-    with quiet_libraries(), tempfile.TemporaryDirectory(dir=folder, prefix=".unchecked-") as staging:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unchecked = tempfile.TemporaryDirectory(dir=folder, prefix=".unchecked-")
+    except OSError as error:
+        raise refuse("--out", f"cannot be written: {error}", str(folder), source="export") from None
+    with quiet_libraries(), unchecked as staging:
         with _busy("reading images"):
             pictures = pictures_of(trained.config, trained.preprocessing)
         for line in introduction(trained, pictures):
@@ -390,8 +397,7 @@ def table(rows: Sequence[Row], times: Mapping[str, dict[str, float]]) -> list[st
     cells += [
         [
             row.format,
-            f"{row.logits.difference:.1e}",
-            f"{row.probabilities.difference:.1e}",
+            *(f"{seen.difference:.1e}" if seen.difference else "0" for seen in (row.logits, row.probabilities)),
             f"{row.probabilities.same_class} of {row.probabilities.num_images}",
             megabytes(row.bytes),
             *ms(row.format),
@@ -430,7 +436,7 @@ def hints(done: Mapping[str, Path], reads: Preprocessing, address: str | None = 
         served = address or f"mlflow models serve -m {shlex.quote(str(shown(done['mlflow'])))}"
         lines += [
             "",
-            "over HTTP, in two shells:",
+            "over HTTP, in two shells with this environment active:",
             f"  {served} --env-manager local --port {PORT}",
             f"  {curl(done['mlflow'])}",
         ]
