@@ -545,7 +545,9 @@ def _times(answers: Mapping[str, Answer], images: Tensor) -> dict[str, dict[str,
 def _put(row: Row, folder: Path) -> Row:
     """Move a checked export to its place, over an older one of ours."""
     place = folder / row.path.name
-    if place.is_dir() and not place.is_symlink():
+    if place.is_symlink():
+        place.unlink()
+    elif place.is_dir():
         shutil.rmtree(place)
     os.replace(row.path, place)
     return replace(row, path=place)
