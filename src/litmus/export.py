@@ -300,6 +300,7 @@ def export_run(
     say("")
     for line in table(rows, times):
         say(line)
+    say(f"times are medians of calls in turns, on {torch.get_num_threads()} threads of this CPU")
     for row in rows:
         say(f"wrote    {shown(row.path)}")
     for format, why in failures.items():
