@@ -46,7 +46,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         "tracking",
         "trained",
     },
-    "export": {"config", "data", "experiment", "tracking", "trained"},
+    "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "cli": {"config", "tracking", "experiment", "commands", "diagnose", "export", "predict"},
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},

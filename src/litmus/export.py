@@ -26,11 +26,13 @@ from torch.export import Dim, ExportedProgram
 from litmus.config import RunConfig
 from litmus.data.preprocessing import METADATA_KEY, Normalised, Preprocessing
 from litmus.errors import Problem, Refused, nearest, refuse
-from litmus.experiment import make_data, quiet_libraries, shown
+from litmus.experiment import make_data, quiet_libraries
+from litmus.paths import shown
 from litmus.tracking import StoredRun, find_run
 from litmus.tracking.models import SERVING_EXAMPLE, Registry, load_model, model_name_problem, save_model
 from litmus.tracking.store import StoreTrouble
-from litmus.trained import WEIGHTS, Trained, load_trained
+from litmus.trained import Trained, load_trained
+from litmus.weights import FILE as WEIGHTS
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "mlflow": "mlflow_model"}
 """What each format is called on disk. The last is a folder, with the first in it."""

@@ -199,9 +199,7 @@ def sync(run: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = N
     return sync_spool(directory, recipient(directory, home=home, uri=uri))
 
 
-def recipient(
-    directory: Path, *, home: str | os.PathLike[str] | None = None, uri: str | None = None
-) -> Destination:
+def recipient(directory: Path, *, home: str | os.PathLike[str] | None = None, uri: str | None = None) -> Destination:
     """Where a run directory is sent; arguments and ``Refused`` as for ``sync``."""
     try:
         with Spool(directory) as spool:
