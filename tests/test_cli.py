@@ -6,9 +6,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
-from litmus.cli import main
 from litmus.tracking import find_run
 
 FAST = [
@@ -17,52 +14,38 @@ FAST = [
 ]
 
 
-def litmus(capsys, *argv):
-    """Exit code, stdout, stderr."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(argv))
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, out, err
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_fit_runs_test_and_sync_tell_one_story(here, capsys):
-    code, said, _ = litmus(capsys, "fit", *FAST, "augment.shift=0.1")
+def test_fit_runs_test_and_sync_tell_one_story(here, litmus):
+    code, said, _ = litmus("fit", *FAST, "augment.shift=0.1")
     assert code == 0
     err = re.search(r"test/err (\S+)", said)[1]
     run = re.search(r"litmus test (\w+)", said)[1]
     assert re.search(r"^epoch +train/loss +train/err +val/loss", said, flags=re.MULTILINE)
 
-    code, said, _ = litmus(capsys, "runs")
+    code, said, _ = litmus("runs")
     assert code == 0
     assert run in said
     assert err in said
     assert "FINISHED" in said
 
-    code, said, _ = litmus(capsys, "test", run)
+    code, said, _ = litmus("test", run)
     assert code == 0
     assert f"test/err {err}" in said
     assert "the run reported the same" in said
 
-    code, _, said = litmus(capsys, "test", "nosuchrun")
+    code, _, said = litmus("test", "nosuchrun")
     assert code == 2
     assert "'nosuchrun'" in said
 
 
-def test_nothing_is_written_when_input_is_refused(here, capsys):
-    code, out, said = litmus(capsys, "fit", "model.depth=21", "optim.lrr=1")
+def test_nothing_is_written_when_input_is_refused(here, litmus):
+    code, out, said = litmus("fit", "model.depth=21", "optim.lrr=1")
     assert (code, out) == (2, "")
     assert said.splitlines()[0] == "config is refused, 2 problems:"
     assert list(here.iterdir()) == []
 
 
-def test_a_diverging_run_exits_65_and_says_what_may_help(here, capsys):
-    code, _, said = litmus(capsys, "fit", *FAST, "optim.name=sgd", "optim.lr=1000", "model.depth=6")
+def test_a_diverging_run_exits_65_and_says_what_may_help(here, litmus):
+    code, _, said = litmus("fit", *FAST, "optim.name=sgd", "optim.lr=1000", "model.depth=6")
     assert code == 65
     assert "train/loss = " in said
     assert "Traceback" not in said
@@ -81,8 +64,8 @@ def test_ctrl_c_ends_the_run_as_killed_and_exits_130(here):
     assert find_run("stopped", home="mlruns").status == "KILLED"
 
 
-def test_check_trains_nothing_and_draws_what_training_would_see(here, capsys):
-    code, said, _ = litmus(capsys, "check", *FAST, "augment.rotate=20", "--show")
+def test_check_trains_nothing_and_draws_what_training_would_see(here, litmus):
+    code, said, _ = litmus("check", *FAST, "augment.rotate=20", "--show")
     assert code == 0
     assert "1,258 train / 180 val / 359 test" in said
     picture = here / re.search(r"picture +(\S+)", said)[1]
@@ -90,51 +73,51 @@ def test_check_trains_nothing_and_draws_what_training_would_see(here, capsys):
     assert not (here / "mlruns/runs").exists()
 
 
-def test_lr_suggests_a_rate_and_leaves_a_picture_and_a_run(here, capsys):
-    code, said, _ = litmus(capsys, "lr", *FAST, "--steps", "60")
+def test_lr_suggests_a_rate_and_leaves_a_picture_and_a_run(here, litmus):
+    code, said, _ = litmus("lr", *FAST, "--steps", "60")
     assert code == 0
     rate = float(re.search(r"suggested optim.lr = (\S+);", said)[1])
     assert 1e-4 < rate < 10
     assert said.splitlines()[-1].endswith(f"optim.lr={rate:.2g}")
     assert (here / re.search(r"picture +(\S+)", said)[1]).exists()
-    _, said, _ = litmus(capsys, "runs")
+    _, said, _ = litmus("runs")
     assert re.search(r"\blr\b", said)
 
 
-def test_lr_refuses_a_range_upside_down(here, capsys):
-    code, _, said = litmus(capsys, "lr", *FAST, "--low", "1", "--high", "0.1")
+def test_lr_refuses_a_range_upside_down(here, litmus):
+    code, _, said = litmus("lr", *FAST, "--low", "1", "--high", "0.1")
     assert code == 2
     assert "--low = 1.0: must be > 0 and < --high, 0.1" in said
 
 
-def test_runs_without_a_store_says_how_to_make_one(here, capsys):
-    code, said, _ = litmus(capsys, "runs")
+def test_runs_without_a_store_says_how_to_make_one(here, litmus):
+    code, said, _ = litmus("runs")
     assert code == 0
     assert "litmus fit" in said
 
 
-def test_sync_says_when_nothing_is_left(here, capsys):
-    code, said, _ = litmus(capsys, "sync")
+def test_sync_says_when_nothing_is_left(here, litmus):
+    code, said, _ = litmus("sync")
     assert (code, said.strip()) == (0, "nothing to send")
 
 
-def test_weights_of_another_network_are_refused_with_the_difference(here, capsys):
-    litmus(capsys, "fit", *FAST, "name=first")
-    litmus(capsys, "fit", *FAST, "name=second", "model.width=8")
+def test_weights_of_another_network_are_refused_with_the_difference(here, litmus):
+    litmus("fit", *FAST, "name=first")
+    litmus("fit", *FAST, "name=second", "model.width=8")
     first, second = (next((here / "mlruns/runs").glob(f"{name}-*/artifacts")) for name in ("first", "second"))
     weights = [next(folder.rglob("weights.safetensors")) for folder in (first, second)]
     weights[0].write_bytes(weights[1].read_bytes())
-    code, _, said = litmus(capsys, "test", "first")
+    code, _, said = litmus("test", "first")
     assert code == 2
     assert "another network's weights" in said
     assert "size mismatch" in said
     weights[0].write_bytes(weights[1].read_bytes()[:100])
-    code, _, said = litmus(capsys, "test", "first")
+    code, _, said = litmus("test", "first")
     assert code == 2
     assert "not a whole safetensors file" in said
 
 
-def test_schema_prints_or_writes_the_same_json(here, capsys):
-    _, said, _ = litmus(capsys, "schema")
-    litmus(capsys, "schema", "--out", "schema.json")
+def test_schema_prints_or_writes_the_same_json(here, litmus):
+    _, said, _ = litmus("schema")
+    litmus("schema", "--out", "schema.json")
     assert json.loads(said) == json.loads((here / "schema.json").read_text())

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from litmus.cli import main
 from litmus.tracking import find_run
 from litmus.tracking.run import Run
 
@@ -19,24 +18,10 @@ FAST = [
 ]
 
 
-def litmus(capsys, *argv):
-    """Exit code, stdout, stderr."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(argv))
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, out, err
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def small(here, capsys):
+def small(here, litmus):
     """A finished run of an MLP, and what its training said."""
-    _, said, _ = litmus(capsys, "fit", *FAST)
+    _, said, _ = litmus("fit", *FAST)
     return said
 
 
@@ -48,10 +33,10 @@ def log_of(run):
         db.close()
 
 
-def test_it_repeats_what_the_run_found_without_the_weights(small, here, capsys):
+def test_it_repeats_what_the_run_found_without_the_weights(small, here, litmus):
     run = find_run("small")
     (run.dir / "artifacts/weights.safetensors").unlink()
-    code, said, _ = litmus(capsys, "diagnose", "small")
+    code, said, _ = litmus("diagnose", "small")
     assert code == 0
     err, low, high = re.search(r"test/err (\S+) \(95% (\S+) to ([^;]+);", small).groups()
     assert re.search(rf"^test +{err} +{low} to {high} ", said, flags=re.MULTILINE)
@@ -75,9 +60,9 @@ print([name for name in ("torch", "mlflow", "matplotlib") if name in sys.modules
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_closer_look_joins_the_record_once_and_the_end_stays(small, here, capsys):
+def test_a_closer_look_joins_the_record_once_and_the_end_stays(small, here, litmus):
     before = find_run("small")
-    code, said, _ = litmus(capsys, "diagnose", "small", "--insight")
+    code, said, _ = litmus("diagnose", "small", "--insight")
     assert code == 0
     assert "grad-cam    none: no layer gives maps over the image" in said
     assert "the run reported" not in said  # the same errors again
@@ -92,18 +77,18 @@ def test_a_closer_look_joins_the_record_once_and_the_end_stays(small, here, caps
     assert {"test/ece", "test/brier", "test/knn_err"} <= set(after.metrics) - set(before.metrics)
     assert (after.status, after.ended_at, after.tags) == (before.status, before.ended_at, before.tags)
     once = log_of(after)
-    assert litmus(capsys, "diagnose", "small", "--insight")[0] == 0
+    assert litmus("diagnose", "small", "--insight")[0] == 0
     assert log_of(after) == once
 
 
-def test_a_run_that_only_the_store_holds_is_looked_at_and_said_to_be_only_here(small, here, capsys):
-    litmus(capsys, "sync", "small")
+def test_a_run_that_only_the_store_holds_is_looked_at_and_said_to_be_only_here(small, here, litmus):
+    litmus("sync", "small")
     run = find_run("small")
     shutil.rmtree(run.dir)
-    code, said, _ = litmus(capsys, "diagnose", "small")
+    code, said, _ = litmus("diagnose", "small")
     assert code == 0
     assert "picture" not in said
-    code, said, _ = litmus(capsys, "diagnose", "small", "--insight")
+    code, said, _ = litmus("diagnose", "small", "--insight")
     assert code == 0
     assert "are not in its record" in said
     picture = f"mlruns/insight/{run.id8}/pictures/reliability.png"
@@ -112,23 +97,23 @@ def test_a_run_that_only_the_store_holds_is_looked_at_and_said_to_be_only_here(s
     assert "insight.json" not in find_run("small").artifacts()
 
 
-def test_changed_weights_are_noticed(small, here, capsys):
+def test_changed_weights_are_noticed(small, here, litmus):
     run = find_run("small")
     kept = json.loads(run.artifact("result.json").read_text())
     kept["test"]["num_errors"] += 1
     run.artifact("result.json").write_text(json.dumps(kept))
-    _, said, _ = litmus(capsys, "diagnose", "small", "--insight")
+    _, said, _ = litmus("diagnose", "small", "--insight")
     assert "the run reported test/err" in said
 
 
-def test_what_cannot_be_diagnosed_is_refused(small, here, capsys):
-    code, _, said = litmus(capsys, "diagnose", "smal")
+def test_what_cannot_be_diagnosed_is_refused(small, here, litmus):
+    code, _, said = litmus("diagnose", "smal")
     assert code == 2
     assert "did you mean 'small'?" in said
 
     with Run.start(home="mlruns", experiment="litmus/digits", name="range", kind="lr", send="off"):
         pass
-    code, out, said = litmus(capsys, "diagnose", "range", "--insight")
+    code, out, said = litmus("diagnose", "range", "--insight")
     assert (code, out) == (2, "")
     assert "has no result.json and no weights.safetensors: it is FINISHED, of kind lr" in said
 
@@ -137,15 +122,15 @@ def test_what_cannot_be_diagnosed_is_refused(small, here, capsys):
     db.execute("DELETE FROM log WHERE key = 'weights.safetensors'")
     db.commit()
     db.close()
-    assert litmus(capsys, "diagnose", "small")[0] == 0
-    code, _, said = litmus(capsys, "diagnose", "small", "--insight")
+    assert litmus("diagnose", "small")[0] == 0
+    code, _, said = litmus("diagnose", "small", "--insight")
     assert code == 2
     assert "has no weights.safetensors" in said
 
 
-def test_a_run_in_use_is_refused_before_anything_is_computed(small, here, capsys):
+def test_a_run_in_use_is_refused_before_anything_is_computed(small, here, litmus):
     run = find_run("small")
     with Run.reopen(run.dir):
-        code, out, said = litmus(capsys, "diagnose", "small", "--insight")
+        code, out, said = litmus("diagnose", "small", "--insight")
     assert (code, out) == (2, "")
     assert "is in use by process" in said

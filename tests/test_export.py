@@ -20,7 +20,6 @@ import pytest
 import torch
 
 import litmus.export as exporting
-from litmus.cli import main
 from litmus.config import load_config
 from litmus.data.preprocessing import METADATA_KEY, Normalised, Preprocessing
 from litmus.experiment import make_data, run
@@ -76,13 +75,6 @@ def eager(home, name, images):
     trained = load_trained(find_run(name, home=home))
     with torch.inference_mode():
         return trained.network(trained.preprocessing.normalise(images)).numpy()
-
-
-def litmus(capsys, *argv):
-    with pytest.raises(SystemExit) as stopped:
-        main(list(argv))
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, out, err
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -239,13 +231,13 @@ def test_agreement_is_measured_against_the_largest_logit_and_nan_never_passes():
     assert not Agreement.between(expected, expected * np.nan).passes
 
 
-def test_a_format_that_differs_fails_with_the_number_and_leaves_nothing(home, tmp_path, monkeypatch, capsys):
+def test_a_format_that_differs_fails_with_the_number_and_leaves_nothing(home, tmp_path, monkeypatch, litmus):
     class Off(Normalised):
         def forward(self, images_BCHW):
             return super().forward(images_BCHW) + 0.01
 
     monkeypatch.setattr(exporting, "Normalised", Off)
-    code, said, _ = litmus(capsys, "export", "mlp", "--home", str(home), "--out", str(tmp_path / "out"))
+    code, said, _ = litmus("export", "mlp", "--home", str(home), "--out", str(tmp_path / "out"))
     assert code == 1
     for name in ("onnx", "torch", "mlflow"):  # the last though no probability changes
         assert re.search(rf"^{name} failed, .*: a logit differs by 0\.01\d*, more than 0\.000\d+$", said, re.MULTILINE)
@@ -253,13 +245,13 @@ def test_a_format_that_differs_fails_with_the_number_and_leaves_nothing(home, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_one_format_that_cannot_be_written_keeps_no_other_back(home, tmp_path, monkeypatch, capsys):
+def test_one_format_that_cannot_be_written_keeps_no_other_back(home, tmp_path, monkeypatch, litmus):
     def cannot(*_):
         raise RuntimeError("no translation of aten.odd\nand a hundred lines more")
 
     monkeypatch.setattr(exporting, "write_torch", cannot)
     argv = ("--home", str(home), "--out", str(tmp_path), "--format", "onnx,torch")
-    code, said, _ = litmus(capsys, "export", "mlp", *argv)
+    code, said, _ = litmus("export", "mlp", *argv)
     assert code == 1
     assert "torch failed, and no file of it was written: RuntimeError: no translation of aten.odd\n" in said
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
@@ -276,10 +268,10 @@ def test_without_the_data_random_pixels_are_checked_and_said_so(tmp_path):
     assert seen.images.float().mean().item() == pytest.approx(127.5, abs=1)
 
 
-def test_weights_of_another_precision_are_exported_in_float32_and_it_is_said(tmp_path, capsys):
+def test_weights_of_another_precision_are_exported_in_float32_and_it_is_said(tmp_path, litmus):
     words = [*FAST, *MODELS["mlp"], "train.precision=64", "name=double", f"tracking.home={tmp_path}"]
     run(load_config([], words), say=lambda line: None)
-    code, said, _ = litmus(capsys, "export", "double", "--home", str(tmp_path), "--format", "onnx")
+    code, said, _ = litmus("export", "double", "--home", str(tmp_path), "--format", "onnx")
     assert code == 0
     assert "note     trained in float64; exported, and checked, in float32" in said
     pixels = torch.full((1, 1, 8, 8), 9, dtype=torch.uint8)
@@ -289,10 +281,10 @@ def test_weights_of_another_precision_are_exported_in_float32_and_it_is_said(tmp
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_everything_wrong_with_an_export_is_refused_at_once(home, tmp_path, capsys):
+def test_everything_wrong_with_an_export_is_refused_at_once(home, tmp_path, litmus):
     (tmp_path / "file").write_text("")
     code, out, said = litmus(
-        *(capsys, "export", "mpl", "--home", str(home), "--format", "onx,torch", "--format", "tensorflow"),
+        *("export", "mpl", "--home", str(home), "--format", "onx,torch", "--format", "tensorflow"),
         *("--register", "a/b:c", "--out", str(tmp_path / "file" / "deep")),
     )
     assert (code, out) == (2, "")
@@ -305,43 +297,43 @@ def test_everything_wrong_with_an_export_is_refused_at_once(home, tmp_path, caps
     assert f"{tmp_path / 'file'} is a file, not a folder" in said
 
 
-def test_another_programs_file_is_not_overwritten_and_our_own_is(home, tmp_path, capsys):
+def test_another_programs_file_is_not_overwritten_and_our_own_is(home, tmp_path, litmus):
     argv = ("export", "mlp", "--home", str(home), "--out", str(tmp_path), "--format", "torch")
     (tmp_path / "model.pt2").write_text("mine")
-    code, _, said = litmus(capsys, *argv)
+    code, _, said = litmus(*argv)
     assert code == 2
     assert f"--out = '{tmp_path / 'model.pt2'}': was not written by litmus export and is in the way" in said
     assert (tmp_path / "model.pt2").read_text() == "mine"
     (tmp_path / "model.pt2").unlink()
     for _ in range(2):
-        assert litmus(capsys, *argv)[0] == 0
+        assert litmus(*argv)[0] == 0
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
 
 
-def test_an_mlflow_model_is_replaced_as_a_whole(home, exported, tmp_path, capsys):
+def test_an_mlflow_model_is_replaced_as_a_whole(home, exported, tmp_path, litmus):
     shutil.copytree(folder(home, "mlp") / "mlflow_model", tmp_path / "mlflow_model")
     (tmp_path / "mlflow_model" / "stale").write_text("")
     argv = ("export", "mlp", "--home", str(home), "--out", str(tmp_path), "--format", "mlflow")
-    assert litmus(capsys, *argv)[0] == 0
+    assert litmus(*argv)[0] == 0
     assert not (tmp_path / "mlflow_model" / "stale").exists()
     assert [file.name for file in tmp_path.iterdir()] == ["mlflow_model"]
     shutil.rmtree(tmp_path / "mlflow_model")
     (tmp_path / "mlflow_model").mkdir()
-    assert litmus(capsys, *argv)[0] == 2  # somebody's folder
+    assert litmus(*argv)[0] == 2  # somebody's folder
 
 
-def test_a_run_without_weights_is_refused(tmp_path, capsys):
+def test_a_run_without_weights_is_refused(tmp_path, litmus):
     with Run.start(home=tmp_path, experiment="e", name="bare", send="off") as bare:
         bare.log_text("data: {name: digits}\n", "config.yaml")
-    code, _, said = litmus(capsys, "export", "bare", "--home", str(tmp_path))
+    code, _, said = litmus("export", "bare", "--home", str(tmp_path))
     assert code == 2
     assert "run = 'bare': is a run of kind 'train', FINISHED, and kept no weights" in said
     assert not (bare.dir / "exports").exists()
 
 
-def test_a_missing_package_is_refused_with_how_to_install_it(home, monkeypatch, capsys):
+def test_a_missing_package_is_refused_with_how_to_install_it(home, monkeypatch, litmus):
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else True)
-    code, _, said = litmus(capsys, "export", "mlp", "--home", str(home))
+    code, _, said = litmus("export", "mlp", "--home", str(home))
     assert code == 2
     assert "needs onnxscript; install: uv pip install onnxscript, or take --format torch" in said
 
@@ -362,12 +354,12 @@ def test_a_name_that_could_not_be_served_is_refused(name):
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
-def test_registered_versions_are_served_from_the_store_and_keep_their_files(home, capsys):
+def test_registered_versions_are_served_from_the_store_and_keep_their_files(home, litmus):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{home}/mlflow.db"
     for version in (1, 2):
-        code, said, _ = litmus(capsys, "export", "mlp", "--home", str(home), "-f", "onnx", "--register", "digits net")
+        code, said, _ = litmus("export", "mlp", "--home", str(home), "-f", "onnx", "--register", "digits net")
         assert code == 0
         assert f"registered digits net, version {version}, at {uri}" in said
         assert f"MLFLOW_TRACKING_URI={uri} mlflow models serve -m 'models:/digits net/{version}'" in said
@@ -382,11 +374,11 @@ def test_registered_versions_are_served_from_the_store_and_keep_their_files(home
     assert (kept / "MLmodel").read_bytes() == (stored.dir / "exports/mlflow_model/MLmodel").read_bytes()
 
 
-def test_a_registry_that_is_away_is_refused_before_the_export(home, tmp_path, monkeypatch, capsys):
+def test_a_registry_that_is_away_is_refused_before_the_export(home, tmp_path, monkeypatch, litmus):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     address = f"http://127.0.0.1:{_free_port()}"
     argv = ("--home", str(home), "--register", "x", "--uri", address, "--out", str(tmp_path / "out"))
-    code, out, said = litmus(capsys, "export", "mlp", *argv)
+    code, out, said = litmus("export", "mlp", *argv)
     assert (code, out) == (2, "")
     assert f"--register = '{address}': the run must be in MLflow first, and could not be sent there" in said
     assert "no server listens there" in said
@@ -480,7 +472,7 @@ def test_the_served_model_answers_http_as_the_network_does(served, home, images)
 
 
 @pytest.mark.proof
-def test_a_model_is_registered_with_a_server_and_read_back_from_it(home, images, tmp_path, monkeypatch, capsys):
+def test_a_model_is_registered_with_a_server_and_read_back_from_it(home, images, tmp_path, monkeypatch, litmus):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
@@ -496,7 +488,7 @@ print("".join(row["class"] for row in rows))
     np.save(tmp_path / "images.npy", images.numpy())
     with _listening(server, port, tmp_path):
         argv = ("--home", str(home), "--uri", address, "--out", str(tmp_path / "out"), "--format", "mlflow")
-        code, said, _ = litmus(capsys, "export", "residual", *argv, "--register", "digits")
+        code, said, _ = litmus("export", "residual", *argv, "--register", "digits")
         assert code == 0
         assert f"registered digits, version 1, at {address}" in said
         assert f"MLFLOW_TRACKING_URI={address} mlflow models serve -m models:/digits/1" in said
