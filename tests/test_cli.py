@@ -18,7 +18,7 @@ def test_fit_runs_test_and_sync_tell_one_story(here, litmus):
     code, said, _ = litmus("fit", *FAST, "augment.shift=0.1")
     assert code == 0
     err = re.search(r"test/err (\S+)", said)[1]
-    run = re.search(r"litmus test (\w+)", said)[1]
+    run = re.search(r"litmus diagnose (\w+)", said)[1]
     assert re.search(r"^epoch +train/loss +train/err +val/loss", said, flags=re.MULTILINE)
 
     code, said, _ = litmus("runs")

@@ -81,7 +81,7 @@ def test_what_is_said_ends_with_error_verdict_and_the_next_command(finished):
     test = result.evaluations["test"]
     assert f"test/err {test.err:.4f} (95% " in said
     assert result.diagnosis.verdict in said
-    assert said.splitlines()[-1] == f"next     litmus ui    or    litmus test {result.run.uid[:8]}"
+    assert said.splitlines()[-1] == f"next     litmus diagnose {result.run.uid[:8]} --insight    or    litmus ui"
     for picture in result.pictures:
         assert f"picture  {picture}" in said
         assert picture.stat().st_size > 5_000
@@ -265,6 +265,7 @@ def test_the_layers_that_learn_are_shown_with_their_parameters_and_rates(tmp_pat
         ["all", "3,466", "3,136", "330", "of", "them", "at", "the", "start"],
     ]
     assert stored(result).params["freeze.layers"] == '["body"]'
+    assert stored(result).artifact("layers.txt").read_text().split() == [word for row in rows for word in row]
     assert len(stored(result).history("val/err")) == 4
 
 

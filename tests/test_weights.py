@@ -1,6 +1,7 @@
 """What ``model.weights`` may say, where its file is found, and what the data follow from it."""
 
 import json
+import socket
 
 import pytest
 import timm
@@ -134,6 +135,22 @@ def test_published_weights_that_are_not_there_are_refused_with_the_cache_and_the
     assert "hf download timm/test_resnet" in says
 
 
+def test_without_a_network_the_answer_comes_at_once(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("litmus.weights.getproxies", dict)
+    asked = []
+
+    def no_name(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    assert "cannot be fetched ([Errno -2] Name or service not known)" in refusal(*TIMM, "model.weights=pretrained")
+    assert asked == ["huggingface.co"]
+
+
 def test_a_backbone_without_published_weights_is_refused(hub):
     says = refusal("model.name=timm", "model.backbone=resnet50t", "model.weights=pretrained")
     assert "no published weights for backbone 'resnet50t'" in says
@@ -187,7 +204,7 @@ ROWS = {
     "folder": ("model.weights={tmp}", "is a folder; did you mean"),
     "suffix": ("model.weights={tmp}/notes.txt", "ends in '.txt'"),
     "address": ("model.weights=https://example.org/w.pth", "is an address"),
-    "unknown run": ("model.weights=run:nosuch", "'nosuch'"),
+    "unknown run": ("model.weights=run:nosuch", "model.weights = 'run:nosuch': names a run that is unknown"),
     "package": ("model.weights=package:nosuchpackage/w.pth", "uv pip install nosuchpackage"),
     "out of the package": ("model.weights=package:litmus/../../x.pth", "no such file"),
     "package file": ("model.weights=package:litmus/w.pth", "no such file"),

@@ -179,9 +179,12 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
     try:
         with torch.random.fork_rng(devices=[]):
             network = make_network(config, info)
-            load_weights_(network, config)
     except Refused as refused:
         return found + refused.problems
+    try:
+        load_weights_(network, config)
+    except Refused as refused:
+        found += refused.problems
     found += layer_problems(config, network)
     home = Path(config.tracking.home)
     needed = 2 * 3 * sum(p.numel() * p.element_size() for p in network.parameters())
@@ -400,6 +403,8 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
     callbacks = make_callbacks(config, tracked.dir, data, classifier.network)
     trainer = make_trainer(config, tracked, callbacks)
     say(headline(config, data.info, classifier, trainer, tracked))
+    if table := layer_table(config, classifier.network):
+        tracked.log_text("\n".join(table) + "\n", "layers.txt")
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:
@@ -612,7 +617,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         *(f"table    {shown(table)}" for table in (result.insight.tables if result.insight else [])),
         *(f"profile  {shown(profile)}" for profile in result.profiles),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
-        f"next     litmus ui    or    litmus test {run_id[:8]}",
+        f"next     litmus diagnose {run_id[:8]}{'' if result.insight else ' --insight'}    or    litmus ui",
     ]
     return "\n".join(lines)
 

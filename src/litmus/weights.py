@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ from litmus.config import RunConfig, parse_config, to_dict
 from litmus.data.hashing import digest_of
 from litmus.data.network import impatient_network
 from litmus.data.preprocessing import METADATA_KEY, Preprocessing
-from litmus.errors import nearest, refuse
+from litmus.errors import Refused, nearest, refuse
 from litmus.networks import Network
 from litmus.networks.weights import Loaded, UnfitWeights, load_body_
 from litmus.tracking import find_run
@@ -193,7 +196,11 @@ def _check_path(file: Path) -> None:
 
 def _run(config: RunConfig) -> Any:
     reference = str(config.model.weights).removeprefix("run:")
-    return find_run(reference, home=config.tracking.home, uri=config.tracking.uri)
+    try:
+        return find_run(reference, home=config.tracking.home, uri=config.tracking.uri)
+    except Refused as refused:
+        says = refused.problems[0].says
+        raise refuse(KEY, f"names a run that {says}", config.model.weights) from None
 
 
 def _in_package(place: str, value: str) -> Path:
@@ -280,12 +287,19 @@ def _cached(repository: str, files: list[str], url: str) -> Path | None:
 
 
 def _fetch(repository: str, files: list[str], url: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    if repository and not constants.HF_HUB_OFFLINE and not getproxies():
+        # The hub's client asks six times before it says that there is no network: 23 s measured.
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     for name in files if repository else ():
-        with contextlib.suppress(EntryNotFoundError):
+        try:
             return Path(hf_hub_download(repository, name))
+        except LocalEntryNotFoundError:  # the hub did not answer, so there is nothing to be asked next
+            raise
+        except EntryNotFoundError:
+            continue
     if not url or not url.endswith(_PICKLED):
         raise FileNotFoundError(f"published only in a format that is not read here: {url or repository}")
     place = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
