@@ -58,18 +58,18 @@ PART = STEPS // 5
 SCRATCH = "from scratch"
 NEAR: dict[str, list[str]] = {
     SCRATCH: [],
-    "frozen body, new head": ["freeze.layers=body"],
+    "frozen body": ["freeze.layers=body"],
     "last stage": ["freeze.layers=[stem,stages.0,stages.1]"],
     "gradual unfreezing": ["freeze.layers=body", f"freeze.until={PART}", f"freeze.thaw_every={PART}"],
-    "probe, then fine-tuning": ["freeze.layers=body", f"freeze.until={STEPS // 2}", "freeze.lr_after=0.1"],
+    "probe then fine-tuning": ["freeze.layers=body", f"freeze.until={STEPS // 2}", "freeze.lr_after=0.1"],
     "fine-tuning": [],
 }
 FAR: dict[str, list[str]] = {
-    "Lite0 frozen, new head": ["freeze.layers=body", *IMAGENET],
+    "Lite0 frozen": ["freeze.layers=body", *IMAGENET],
     "Lite0 fine-tuning": IMAGENET,
     "Lite0 from scratch": [],
 }
-FAR_PER_CLASS = (10, 50, 200)
+FAR_PER_CLASS, FAR_PILOT = (10, 200), 50
 
 Row = dict[str, Any]
 KEYS = ("arm", "per_class", "seed", "lr")
@@ -172,7 +172,7 @@ def run_all(table: Table, jobs: list[Job], pool: ProcessPoolExecutor, home: str)
 def pilot_size(arm: str, per_class: int) -> int:
     """The number of labels at which the rate for ``per_class`` is chosen: few, or many."""
     if arm in FAR:
-        return FAR_PER_CLASS[1]
+        return FAR_PILOT
     return PER_CLASS[0] if per_class <= 25 else PER_CLASS[-1]
 
 
@@ -301,12 +301,14 @@ def draw(table: Table, path: Path) -> None:
     middle = style.add_axes(figure, 5.75, 1.0, 3.1, 3.2)
     left.set_xscale("log")
     ends = []
-    for arm, color in zip(NEAR, colors, strict=True):
+    for place, (arm, color) in enumerate(zip(NEAR, colors, strict=True)):
         errors = [final(table, arm, n) for n in PER_CLASS]
         means = [statistics.mean(values) for values in errors]
-        for n, values in zip(PER_CLASS, errors, strict=True):
-            left.plot([n] * len(values), values, ".", color=color, markersize=3, alpha=0.5)
-        left.plot(PER_CLASS, means, color=color, linewidth=1.8, marker="o", markersize=4)
+        beside = [n * 1.035 ** (place - 2.5) for n in PER_CLASS]  # so that the intervals of six arms do not cover
+        for x, values in zip(beside, errors, strict=True):
+            left.plot([x] * len(values), values, ".", color=color, markersize=3, alpha=0.6)
+            left.plot([x, x], interval(values), color=color, linewidth=0.9, alpha=0.6)
+        left.plot(beside, means, color=color, linewidth=1.6, marker="o", markersize=4)
         curves = [row["curve"] for row in rows_of(table, arm, 25)]
         steps = [step for step, _ in curves[0]]
         mean_curve = [statistics.mean(curve[k][1] for curve in curves) for k in range(len(steps))]
@@ -325,13 +327,13 @@ def draw(table: Table, path: Path) -> None:
         style.write(
             middle, 1.03, place, arm, color=color, va="center", transform=middle.transAxes, weight="bold", size=8.5
         )
-    scratch, frozen = (final(table, arm, PER_CLASS[0]) for arm in (SCRATCH, "frozen body, new head"))
+    scratch, frozen = (final(table, arm, PER_CLASS[0]) for arm in (SCRATCH, "frozen body"))
     style.write_title(
         figure,
         f"{PER_CLASS[0]} labels a class: error {statistics.mean(scratch):.3f} from scratch, "
         f"{statistics.mean(frozen):.3f} on frozen features of five other classes",
-        f"Fashion-MNIST, ResNet-8, {STEPS} steps of {BATCH} images; lines: means of 5 paired seeds, dots: seeds; the "
-        "rate of each arm is from pilot seeds",
+        f"Fashion-MNIST, ResNet-8, {STEPS} steps of {BATCH} images; lines: means of 5 paired seeds with 95% "
+        "intervals, dots: seeds; the rate of each arm is from pilot seeds",
     )
     style.save(figure, path)
 
@@ -373,7 +375,7 @@ def report(table: Table, folder: Path) -> None:
         "## A far domain: the honest counter-example",
         "",
         "ImageNet's weights of EfficientNet-Lite0 on the same targets, images resized to 64x64 RGB; differences are to "
-        f"ResNet-8 from scratch, as above. Rates are chosen in the same way, at {FAR_PER_CLASS[1]} labels a class.",
+        f"ResNet-8 from scratch, as above. Rates are chosen in the same way, at {FAR_PILOT} labels a class.",
         "",
         *(
             [*error_table(table, FAR, FAR_PER_CLASS), "", *rate_table(table, FAR, FAR_PER_CLASS)]
