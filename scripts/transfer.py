@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core, one thread 
 SEEDS, PILOTS = range(5), (100, 101)
 PER_CLASS = (10, 25, 50, 100, 200)
 STEPS, EVERY, BATCH = 300, 15, 32
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+RATES, FAR_RATES = (0.01, 0.03, 0.1, 0.3, 1.0), (0.003, 0.01, 0.03, 0.1)
 SOURCE = ["configs/fashion_source.yaml"]
 TARGET = [
     "data.name=fashion_mnist",
@@ -67,7 +67,6 @@ NEAR: dict[str, list[str]] = {
 FAR: dict[str, list[str]] = {
     "Lite0 frozen": ["freeze.layers=body", *IMAGENET],
     "Lite0 fine-tuning": IMAGENET,
-    "Lite0 from scratch": [],
 }
 FAR_PER_CLASS, FAR_PILOT = (10, 200), 50
 
@@ -177,13 +176,21 @@ def pilot_size(arm: str, per_class: int) -> int:
 
 
 def pilots_of(arm: str, per_class: int) -> list[Job]:
-    return [(arm, pilot_size(arm, per_class), seed, lr) for seed in PILOTS for lr in RATES]
+    return [(arm, pilot_size(arm, per_class), seed, lr) for seed in PILOTS for lr in rates_of(arm)]
+
+
+def rates_of(arm: str) -> tuple[float, ...]:
+    return FAR_RATES if arm in FAR else RATES
 
 
 def best_rate(table: Table, arm: str, per_class: int) -> float:
     """By the mean validation error of the pilot seeds."""
     size = pilot_size(arm, per_class)
-    return min(RATES, key=lambda lr: statistics.mean(table.rows[arm, size, seed, lr]["val_err"] for seed in PILOTS))
+
+    def score(lr: float) -> float:
+        return statistics.mean(table.rows[arm, size, seed, lr]["val_err"] for seed in PILOTS)
+
+    return min(rates_of(arm), key=score)
 
 
 def measure(table: Table, home: str, only: str | None) -> None:
@@ -262,7 +269,7 @@ def rate_table(table: Table, arms: dict[str, list[str]], sizes: tuple[int, ...])
     yield "|---" * (len(sizes) + 1) + "|"
     for arm in arms:
         rates = [best_rate(table, arm, n) for n in sizes]
-        cells = [f"{lr}{' (end of the range)' if lr in (RATES[0], RATES[-1]) else ''}" for lr in rates]
+        cells = [f"{lr}{' (end of the range)' if lr in (rates_of(arm)[0], rates_of(arm)[-1]) else ''}" for lr in rates]
         yield f"| {arm} | " + " | ".join(cells) + " |"
 
 
@@ -273,23 +280,28 @@ def steps_table(table: Table) -> Iterator[str]:
         yield f"| {arm} | " + " | ".join(steps_to_scratch(table, arm, n) for n in PER_CLASS) + " |"
 
 
-def verdicts(table: Table) -> Iterator[str]:
+def verdicts(table: Table, arms: dict[str, list[str]], sizes: tuple[int, ...]) -> Iterator[str]:
     """Sentences that the numbers decide, one way or the other."""
-    for n in PER_CLASS:
+    for n in sizes:
         base = final(table, SCRATCH, n)
-        better, worse = [], []
-        for arm in list(NEAR)[1:]:
-            errors = final(table, arm, n)
-            low, high = interval([err - scratch for err, scratch in zip(errors, base, strict=True)])
-            if high < 0:
-                better.append(arm)
-            elif low > 0:
-                worse.append(arm)
-        said = [
-            f"{', '.join(better)} better than from scratch" if better else "",
-            f"{', '.join(worse)} worse" if worse else "",
-        ]
-        yield f"- {n} labels a class: " + ("; ".join(filter(None, said)) or "no arm's interval excludes 0") + "."
+        ranges = {
+            arm: interval([err - scratch for err, scratch in zip(final(table, arm, n), base, strict=True)])
+            for arm in arms
+            if arm != SCRATCH
+        }
+        better = [arm for arm, (_, high) in ranges.items() if high < 0]
+        worse = [arm for arm, (low, _) in ranges.items() if low > 0]
+        said = [f"better than from scratch: {', '.join(better)}"] if better else []
+        said += [f"worse: {', '.join(worse)}"] if worse else []
+        yield f"- {n} labels a class: {'; '.join(said) or 'no interval excludes 0'}."
+
+
+def far_domain(table: Table) -> Iterator[str]:
+    yield from error_table(table, FAR, FAR_PER_CLASS)
+    yield ""
+    yield from verdicts(table, FAR, FAR_PER_CLASS)
+    yield ""
+    yield from rate_table(table, FAR, FAR_PER_CLASS)
 
 
 def draw(table: Table, path: Path) -> None:
@@ -363,7 +375,7 @@ def report(table: Table, folder: Path) -> None:
         "",
         *error_table(table, NEAR, PER_CLASS),
         "",
-        *verdicts(table),
+        *verdicts(table, NEAR, PER_CLASS),
         "",
         *rate_table(table, NEAR, PER_CLASS),
         "",
@@ -372,16 +384,14 @@ def report(table: Table, folder: Path) -> None:
         "",
         *steps_table(table),
         "",
-        "## A far domain: the honest counter-example",
+        "## A far domain",
         "",
         "ImageNet's weights of EfficientNet-Lite0 on the same targets, images resized to 64x64 RGB; differences are to "
-        f"ResNet-8 from scratch, as above. Rates are chosen in the same way, at {FAR_PILOT} labels a class.",
+        "ResNet-8 from scratch, as above, which is another network on smaller images: what is compared is what one "
+        f"would do, not the weights alone. The rate is the best of {', '.join(map(str, FAR_RATES))}, chosen in the same "
+        f"way at {FAR_PILOT} labels a class.",
         "",
-        *(
-            [*error_table(table, FAR, FAR_PER_CLASS), "", *rate_table(table, FAR, FAR_PER_CLASS)]
-            if far
-            else ["not measured"]
-        ),
+        *(far_domain(table) if far else ["not measured"]),
         "",
     ]
     (folder / "transfer.md").write_text("\n".join(text))
