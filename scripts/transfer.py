@@ -388,8 +388,8 @@ def report(table: Table, folder: Path) -> None:
         "",
         "ImageNet's weights of EfficientNet-Lite0 on the same targets, images resized to 64x64 RGB; differences are to "
         "ResNet-8 from scratch, as above, which is another network on smaller images: what is compared is what one "
-        f"would do, not the weights alone. The rate is the best of {', '.join(map(str, FAR_RATES))}, chosen in the same "
-        f"way at {FAR_PILOT} labels a class.",
+        f"would do, not the weights alone. The rate is the best of {', '.join(map(str, FAR_RATES))}, chosen "
+        f"in the same way at {FAR_PILOT} labels a class.",
         "",
         *(far_domain(table) if far else ["not measured"]),
         "",
