@@ -22,18 +22,19 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "evaluation": {"classifier"},
     "insight": {"data", "diagnosis", "evaluation", "networks"},
     "weights": {"config", "data", "networks", "tracking"},
+    "transfer": {"config", "networks"},
     "experiment": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("callbacks", "classifier", "evaluation", "insight", "paths", "weights"),
+        *("callbacks", "classifier", "evaluation", "insight", "paths", "transfer", "weights"),
     },
     "trained": {"config", "data", "experiment", "tracking", "weights"},
     "commands": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("classifier", "evaluation", "experiment", "trained", "weights"),
+        *("classifier", "evaluation", "experiment", "paths", "trained", "transfer", "weights"),
     },
     "predict": {
         *("config", "networks", "data", "diagnosis", "tracking"),
-        *("classifier", "experiment", "trained", "weights"),
+        *("classifier", "experiment", "paths", "trained", "weights"),
     },
     "diagnose": {
         "data",

@@ -14,8 +14,10 @@ from litmus.config import RunConfig, notes
 
 def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
     """Everything that can be refused before compute; with ``show``, a picture of augmented training batches."""
-    from litmus.experiment import checked_data, layer_table, make_network, shown
+    from litmus.experiment import checked_data, make_network
     from litmus.networks import num_params
+    from litmus.paths import shown
+    from litmus.transfer import layer_table
     from litmus.weights import follow_weights, load_weights_
 
     config = follow_weights(config)
@@ -158,7 +160,8 @@ def lr_range_test(
     import json
 
     from litmus.diagnosis import plots, suggest_lr
-    from litmus.experiment import checked_data, make_classifier, quiet_libraries, shown, start_tracking
+    from litmus.experiment import checked_data, make_classifier, quiet_libraries, start_tracking
+    from litmus.paths import shown
     from litmus.weights import follow_weights
 
     with quiet_libraries():
@@ -205,10 +208,10 @@ def range_test(
     from rich.progress import track
     from torch.nn import functional as F
 
-    from litmus.experiment import make_plan
     from litmus.networks.layers import set_frozen_
     from litmus.optim import build_optimizer
     from litmus.trained import best_device
+    from litmus.transfer import make_plan
 
     device = best_device(config.train.accelerator)
     network = classifier.network.to(device).train()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import shutil
 import textwrap
 import time
@@ -47,10 +46,10 @@ from litmus.errors import Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
 from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
-from litmus.networks.layers import FreezePlan, layer_groups, lr_factors, plan_freezing
 from litmus.paths import shown
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
 from litmus.tracking.logger import RunLogger
+from litmus.transfer import layer_problems, layer_table, make_plan
 from litmus.weights import digest_of_file, find_weights, follow_weights, load_weights_
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -195,72 +194,6 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
     return found
 
 
-def layer_problems(config: RunConfig, network: nn.Module) -> list[Problem]:
-    """What is wrong with the layers that a config names."""
-    found: list[Problem] = []
-    try:
-        plan = make_plan(config, network)
-        if plan is not None and plan.thaws and plan.thaws[-1].at >= config.train.length:
-            last = plan.thaws[-1]
-            says = (
-                f"the last of {len(plan.thaws)} groups, {last.groups[0]}, would thaw at {last.at} of "
-                f"{config.train.length} {config.train.unit}"
-            )
-            found.append(Problem("freeze.thaw_every", says, config.freeze.thaw_every if config.freeze else None))
-    except ValueError as error:
-        found.append(Problem("freeze.layers", str(error)))
-    try:
-        rates_of(config, network)
-    except ValueError as error:
-        found.append(Problem("optim.lr_factors", str(error)))
-    return found
-
-
-def make_plan(config: RunConfig, network: nn.Module) -> FreezePlan | None:
-    """What ``freeze`` says of this network."""
-    freeze = config.freeze
-    if freeze is None or not isinstance(network, Network):
-        return None
-    return plan_freezing(network, freeze.layers, until=freeze.until, thaw_every=freeze.thaw_every)
-
-
-def layer_table(config: RunConfig, network: nn.Module) -> list[str]:
-    """Which groups of layers learn, from when and how fast, with their parameters; empty where all learn alike."""
-    plan, factors = make_plan(config, network), rates_of(config, network)
-    if not isinstance(network, Network) or (plan is None and not factors):
-        return []
-    plan = plan or FreezePlan(frozenset())
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    unit = config.train.unit.removesuffix("s")
-    rows = [("layers", "parameters", "frozen", "trains", "lr")]
-    for group, names in layer_groups(network).items():
-        total, frozen = sum(map(sizes.__getitem__, names)), sum(sizes[name] for name in names if name in plan.held)
-        when = sorted({plan.thaws_at(name) for name in names}, key=lambda at: math.inf if at is None else at)
-        words = ["never" if at is None else f"from {unit} {at + 1:,}" if at else "from the start" for at in when]
-        rates = sorted({config.optim.lr * factors.get(name, 1.0) for name in names if plan.thaws_at(name) is not None})
-        shown_rates = " to ".join(f"{rate:.2g}" for rate in (rates if len(rates) < 3 else (rates[0], rates[-1])))
-        rows.append((group, f"{total:,}", f"{frozen:,}" if frozen else "", ", ".join(words), shown_rates))
-    held = sum(sizes[name] for name in plan.held)
-    everything = sum(sizes.values())
-    rows.append(("all", f"{everything:,}", f"{held:,}", f"{everything - held:,} of them at the start", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if 0 < place < 3 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def rates_of(config: RunConfig, network: nn.Module) -> dict[str, float]:
-    """Parameter -> factor of the rate, where it is not 1."""
-    optim = config.optim
-    if not isinstance(network, Network):
-        return {}
-    return lr_factors(network, layer_decay=optim.layer_decay, by_pattern=optim.lr_factors)
-
-
 def checked_data(config: RunConfig) -> ImageDataModule:
     """The prepared data of a config that nothing is wrong with; else ``Refused`` with everything that is."""
     data = make_data(config)
@@ -403,8 +336,8 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
     callbacks = make_callbacks(config, tracked.dir, data, classifier.network)
     trainer = make_trainer(config, tracked, callbacks)
     say(headline(config, data.info, classifier, trainer, tracked))
-    if table := layer_table(config, classifier.network):
-        tracked.log_text("\n".join(table) + "\n", "layers.txt")
+    if layers := layer_table(config, classifier.network):
+        tracked.log_text("\n".join(layers) + "\n", "layers.txt")
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:

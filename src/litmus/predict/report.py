@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from litmus import __version__
 from litmus.diagnosis import wilson
 from litmus.errors import Problem
-from litmus.experiment import shown
+from litmus.paths import shown
 from litmus.predict.paths import counted, one_line, readable
 from litmus.predict.predictor import SHORTLIST, Prediction, Predictions
 
