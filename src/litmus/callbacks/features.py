@@ -105,12 +105,13 @@ class CacheFeatures(L.Callback):
 
     @property
     def sentence(self) -> str | None:
-        """What the table saved, in seconds of this run; None if no epoch ran on it."""
+        """What the table saved, in seconds of this run, the first epoch's with what starting up costs; None if no epoch
+        ran on it."""
         if self.plain_sec is None or not self.cached_sec:
             return None
         cached = sorted(self.cached_sec)[len(self.cached_sec) // 2]
         return (
-            f"features of the frozen body were computed once, in an epoch of {self.plain_sec:.2g} s; "
+            f"features of the frozen body were computed once, in a first epoch of {self.plain_sec:.2g} s; "
             f"epochs on them took {cached:.2g} s, {self.plain_sec / cached:.3g} times faster"
         )
 
