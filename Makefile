@@ -12,8 +12,8 @@ demo: .venv/.run  ## train on digits (ships with a dependency), track, diagnose
 test: .venv/.dev lint  ## lint, type-check and run the whole suite
 	$(BIN)/python -m pytest $(TESTS) -n $(JOBS) -m "not proof"
 
-proof: .venv/.dev  ## the slow proofs that `make test` leaves out
-	$(BIN)/python -m pytest $(TESTS) -m proof
+proof: .venv/.dev  ## the slow proofs that `make test` leaves out; their figures go to docs/reliability.md
+	$(BIN)/python -m pytest $(TESTS) -m proof; passed=$$?; $(BIN)/python -m tests.reliability.report && exit $$passed
 
 bench: .venv/.dev  ## data path, training step, start-up and cached features, each beside its peer
 	$(BIN)/python scripts/bench/startup.py

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from litmus.tracking.destination import resolve
     from litmus.tracking.logger import RunLogger
     from litmus.tracking.masking import mask_secrets
-    from litmus.tracking.record import environment, environment_tags, git_diff, installed_packages
+    from litmus.tracking.record import code_digest, environment, environment_tags, git_diff, installed_packages
     from litmus.tracking.run import Run
     from litmus.tracking.stored import StoredRun, find_run, list_runs, sync, unsynced
     from litmus.tracking.system import SystemMetrics
@@ -23,6 +23,7 @@ __all__ = [
     "RunLogger",
     "StoredRun",
     "SystemMetrics",
+    "code_digest",
     "environment",
     "environment_tags",
     "find_run",
@@ -41,7 +42,7 @@ _HOMES = {
     "destination": ("resolve",),
     "logger": ("RunLogger",),
     "masking": ("mask_secrets",),
-    "record": ("environment", "environment_tags", "git_diff", "installed_packages"),
+    "record": ("code_digest", "environment", "environment_tags", "git_diff", "installed_packages"),
     "run": ("Run",),
     "stored": ("StoredRun", "find_run", "list_runs", "sync", "unsynced"),
     "system": ("SystemMetrics",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -37,8 +38,8 @@ def environment() -> dict[str, str]:
     """Facts about this process and its machine, each short enough for a tag.
 
     ``python``, ``platform``, ``host``, ``cpu``, ``threads``, ``gpu`` (also ``cuda``), a version per main package,
-    ``git.commit``, ``git.branch``, ``git.dirty`` (empty outside a repository), ``command`` (masked), and ``lock``:
-    whether the installed packages are those of ``requirements.lock``.
+    ``git.commit``, ``git.branch``, ``git.dirty`` (empty outside a repository), ``code`` (a digest of the package's
+    sources), ``command`` (masked), and ``lock``: whether the installed packages are those of ``requirements.lock``.
     GPU and thread figures are torch's if it is imported; this function imports nothing heavy.
     """
     return {
@@ -49,6 +50,7 @@ def environment() -> dict[str, str]:
         **_torch_facts(),
         **{name: version for name in MAIN_PACKAGES if (version := _version(name))},
         **_git_facts(),
+        "code": code_digest(),
         "command": command_line(),
         "lock": lock_report(),
     }
@@ -72,6 +74,16 @@ def command_line() -> str:
 def installed_packages() -> str:
     """Every installed package as ``name==version`` lines, for an artifact."""
     return "".join(f"{name}=={version}\n" for name, version in sorted(_installed().items()))
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """32 hexadecimal digits over the source files of the package that runs, inside a repository or not."""
+    root = Path(__file__).resolve().parents[1]
+    summary = hashlib.blake2b(digest_size=16)
+    for path in sorted(root.rglob("*.py")):
+        summary.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return summary.hexdigest()
 
 
 def git_diff() -> str:
