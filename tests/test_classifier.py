@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from litmus import ImageClassifier, PlainClassifier, ResidualClassifier
-from litmus.classifier import NonFinite, count_errors
+from litmus.classifier import count_errors
+from litmus.errors import NonFinite
 from litmus.networks import num_params
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}

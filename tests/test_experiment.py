@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from litmus.checkpoints import newest_whole, read
 from litmus.config import dump_config, flatten, load_config
 from litmus.errors import Refused
 from litmus.experiment import check, checked_data, make_classifier, make_data, run
+from litmus.resume import FOLDER
 from litmus.tracking import find_run
 
 MLP = ["model.name=mlp", "model.depth=2", "model.width=32", "optim.lr=0.1", "data.batch_size=64"]
@@ -208,7 +210,7 @@ def test_divergence_fails_the_run_and_says_what_may_help(tmp_path):
 
 def test_best_and_last_are_what_their_names_say(tmp_path):
     result = run(config_of(tmp_path, "train.epochs=3", "checkpoint.evaluate=last"), say=lambda line: None)
-    last = torch.load(result.run.dir / "last.ckpt", weights_only=True)
+    last = read(newest_whole(result.run.dir / FOLDER, "last").path)
     assert last["epoch"] == 2
     assert result.kept.epoch == 3
 

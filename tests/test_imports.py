@@ -18,7 +18,9 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "data": set(),
     "diagnosis": set(),
     "tracking": set(),
-    "callbacks": {"networks", "optim"},
+    "checkpoints": set(),
+    "callbacks": {"checkpoints", "networks", "optim", "stopping"},
+    "resume": {"checkpoints", "config", "data", "tracking"},
     "classifier": {"callbacks", "networks", "optim"},
     "evaluation": {"classifier"},
     "insight": {"data", "diagnosis", "evaluation", "networks"},
@@ -26,7 +28,8 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "transfer": {"config", "networks"},
     "experiment": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
-        *("callbacks", "classifier", "evaluation", "insight", "paths", "transfer", "weights"),
+        *("callbacks", "checkpoints", "classifier", "evaluation", "insight", "paths"),
+        *("resume", "stopping", "transfer", "weights"),
     },
     "trained": {"config", "data", "experiment", "tracking", "weights"},
     "commands": {
@@ -49,7 +52,10 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         "trained",
     },
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
-    "cli": {"config", "tracking", "experiment", "commands", "diagnose", "export", "predict"},
+    "cli": {
+        *("config", "tracking", "experiment", "commands", "diagnose", "export", "predict"),
+        *("resume", "stopping"),
+    },
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},
 }

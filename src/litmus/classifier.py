@@ -11,13 +11,9 @@ from torch.nn import functional as F
 
 from litmus.callbacks.features import FeatureTable
 from litmus.callbacks.plateau import ObservePlateau
+from litmus.errors import NonFinite
 from litmus.networks import build_network
-from litmus.optim import build_optimizer, build_schedule, learning_rate
-
-
-class NonFinite(ArithmeticError):
-    """A loss became NaN or infinite."""
-
+from litmus.optim import build_optimizer, build_schedule, learning_rate, options_of, set_options_
 
 OPTIM = {"name": "momentum", "lr": 0.1}
 SCHEDULE = {"name": "constant"}
@@ -65,6 +61,8 @@ class ImageClassifier(L.LightningModule):
         self.features: FeatureTable | None = None
         self.origin = ""
         """Where the weights came from, in words; empty for new ones."""
+        self.take_new_options = False
+        """Whether a resumed training takes rate, decay and momentum from ``optim``, not from the checkpoint."""
         self.sums = {split: Sums() for split in ("train", "val", "train_eval", "test")}
         self.history: list[dict[str, float]] = []
 
@@ -115,8 +113,14 @@ class ImageClassifier(L.LightningModule):
         unit_steps = 1 if in_steps else max(1, total_steps // trainer.max_epochs)  # type: ignore[operator]
         if self.restart is not None:
             schedule = {**schedule, "restart_at": self.restart[0], "restart_factor": self.restart[1]}
+        self._options = options_of(optimizer)
         lr_scheduler = build_schedule(optimizer, total_steps=total_steps, unit_steps=unit_steps, **schedule)
         return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+
+    def on_train_start(self) -> None:
+        if self.take_new_options:
+            schedulers: list[Any] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            set_options_(self.trainer.optimizers[0], self._options, schedulers)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [ObservePlateau()] if self.schedule["name"] == "plateau" else []

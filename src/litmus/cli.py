@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from litmus.errors import Refused, refuse
+from litmus.errors import DiskTrouble, Refused, refuse
+from litmus.stopping import Stopped
 
 app = typer.Typer(
     name="litmus",
@@ -34,16 +35,40 @@ Uri = Annotated[str | None, typer.Option(help="MLflow server; default: MLFLOW_TR
 
 
 @app.command(no_args_is_help=True)
-def fit(sources: Sources = None) -> None:
+def fit(
+    sources: Sources = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|latest|auto",
+            help="Go on with a run that was stopped or killed, as if it had not been; auto: with the newest of this "
+            "config, or begin one.",
+        ),
+    ] = None,
+    allow_changed: Annotated[
+        bool, typer.Option("--allow-changed", help="Resume although config, code or data differ from the run's.")
+    ] = False,
+    home: Annotated[
+        str | None, typer.Option(help="Where to look for the run of --resume; default: the config's.")
+    ] = None,
+) -> None:
     """Train, validate, test; ends with the verdict and the next command."""
-    config = _config(sources)
+    if resume is None:
+        for option, given in (("--allow-changed", allow_changed), ("--home", home is not None)):
+            if given:
+                raise refuse(option, "only acts with --resume")
+    config: Any = _config(sources) if sources or resume is None else None
+    found = None
+    if resume is not None:
+        from litmus.resume import choose
+
+        config, found, done = choose(resume, config, home=home, allow_changed=allow_changed)
+        if done:
+            typer.echo(done)
+            return
     from litmus.experiment import run
 
-    try:
-        run(config)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; litmus runs shows what was kept", err=True)
-        raise typer.Exit(130) from None
+    run(config, resume=found)
 
 
 @app.command()
@@ -234,15 +259,25 @@ def _config(sources: list[str] | None) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 refused input, 1 other failure, 65 non-finite, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 2 refused input, 1 other failure, 65 not finite, 74 disk, 130, 143 signals."""
     try:
         app(args=argv, standalone_mode=True)
     except Refused as refused:
         sys.stderr.write(f"{refused}\n")
         sys.exit(2)
     except ArithmeticError as error:
-        sys.stderr.write(f"{error}\n")
+        _last_words(error)
         sys.exit(65)
+    except DiskTrouble as error:
+        _last_words(error)
+        sys.exit(74)
+    except Stopped as error:
+        _last_words(error)
+        sys.exit(error.exit_code)
+
+
+def _last_words(error: BaseException) -> None:
+    sys.stderr.write("\n".join(["", str(error), *getattr(error, "__notes__", [])]) + "\n")
 
 
 if __name__ == "__main__":

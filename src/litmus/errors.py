@@ -38,6 +38,18 @@ class Refused(Exception):
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
 
 
+class NonFinite(ArithmeticError):
+    """A loss or a gradient became NaN or infinite; the command line exits 65. ``facts`` is what is known of it."""
+
+    def __init__(self, says: str, facts: dict[str, Any] | None = None):
+        super().__init__(says)
+        self.facts = facts or {}
+
+
+class DiskTrouble(OSError):
+    """The disk is full or fails while a result is written; the command line exits 74."""
+
+
 def refuse(where: str, says: str, value: Any = ..., *, source: str = "") -> Refused:
     """A ``Refused`` with one problem, for ``raise refuse("data.path", "is not a folder", path)``."""
     return Refused(Problem(where, says, value), source=source)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shlex
 import shutil
 import textwrap
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -28,6 +28,8 @@ from litmus.callbacks import (
     CacheFeatures,
     EarlyStopping,
     EpochTable,
+    ExactResume,
+    FiniteGuard,
     Freeze,
     FreezeBySteps,
     LastCheckpoint,
@@ -35,18 +37,22 @@ from litmus.callbacks import (
     build_criterion,
     skip_unused_hooks,
 )
+from litmus.checkpoints import Damaged, Saved, newest_whole, read
 from litmus.classifier import ImageClassifier
-from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options
+from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options, to_dict
 from litmus.data.batch import Batch, DataInfo
 from litmus.data.checks import network_problems
 from litmus.data.datamodule import SPLITS, ImageDataModule
 from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
-from litmus.errors import Problem, Refused
+from litmus.errors import NonFinite, Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
 from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.paths import shown
+from litmus.resume import FOLDER as CHECKPOINTS
+from litmus.resume import Resume
+from litmus.stopping import Signals
 from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
 from litmus.tracking.logger import RunLogger
 from litmus.transfer import layer_problems, layer_table, make_plan
@@ -203,28 +209,65 @@ def checked_data(config: RunConfig) -> ImageDataModule:
     return data
 
 
-def run(config: RunConfig, *, say: Callable[[str], None] = print) -> Result:
+def run(config: RunConfig, *, resume: Resume | None = None, say: Callable[[str], None] = print) -> Result:
     """Train, validate, test, diagnose and track one config.
 
     Args:
         config: what to run.
+        resume: a run to go on with, from its newest whole checkpoint.
         say: takes the lines that a person reads.
 
     Raises:
         Refused: before any compute, with everything that is wrong with the config and its data.
-        litmus.classifier.NonFinite: when a loss is no longer a number; the run is FAILED.
+        NonFinite: when a loss or a gradient is no longer a number; the run is FAILED.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved, the run is KILLED and can be resumed.
+        DiskTrouble: a checkpoint could not be written; the one before is whole, the run is FAILED.
     """
-    with quiet_libraries():
+    with quiet_libraries(), Signals() as signals:
         config = follow_weights(config)
         data = checked_data(config)
-        with start_tracking(config, data.info, kind="train") as tracked:
-            result = _train(config, data, tracked, say)
+        if resume is not None:
+            resume.check_data(data.info)
+        begin_at = resume.find(header_of(config, data.info), say) if resume else None
+        with start_tracking(config, data.info, kind="train", uid=resume.uid if resume else None) as tracked:
+            try:
+                if resume is not None:
+                    resume.begin(begin_at)
+                    say(f"resume {f'after {begin_at.path.name}' if begin_at else 'from the start: nothing was saved'}")
+                changed = resume is not None and bool(resume.changed)
+                result = _train(config, data, tracked, signals, begin_at, changed=changed, say=say)
+            except NonFinite as error:
+                if error.facts:
+                    tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
+                raise
+            except BaseException as error:
+                error.add_note(f"go on with: litmus fit --resume {tracked.uid[:8]}{_home_option(config)}")
+                raise
+            # A signal that came when all was done changes nothing any more.
+            signals.deferred = True
         say(farewell(config, result))
         return result
 
 
-def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
-    """A tracked run that already holds its config, its data set and its surroundings."""
+def _home_option(config: RunConfig) -> str:
+    return "" if config.tracking.home == "mlruns" else f" --home {shlex.quote(config.tracking.home)}"
+
+
+def header_of(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+    """What must be the same for a training to take up a checkpoint's weights and moments."""
+    decides_nothing = ("init", "init_std", "keep_prob", "weights", "weights_by")
+    model = {key: value for key, value in to_dict(config.model).items() if not key.endswith(decides_nothing)}
+    return {
+        "network": json.dumps(model, sort_keys=True),
+        "optimizer": config.optim.name,
+        "schedule": config.schedule.name,
+        "classes": info.num_classes,
+        "images": [info.channels, *info.image_size],
+    }
+
+
+def start_tracking(config: RunConfig, info: DataInfo, *, kind: str, uid: str | None = None) -> Run:
+    """A tracked run that already holds its config, its data set and its surroundings; with ``uid``, that run again."""
     origin = find_weights(config)
     weights = {"litmus.weights": origin.says, "litmus.weights_digest": digest_of_file(origin.file)} if origin else {}
     tracked = Run.start(
@@ -233,8 +276,15 @@ def start_tracking(config: RunConfig, info: DataInfo, *, kind: str) -> Run:
         experiment=config.tracking.experiment or f"litmus/{config.data.name}",
         name=config.run_name,
         kind=kind,
+        uid=uid,
         params=flatten(config),
-        tags={**config.tracking.tags, **environment_tags(environment()), **weights},
+        tags={
+            **config.tracking.tags,
+            **environment_tags(environment()),
+            **weights,
+            "litmus.data_digest": info.digest,
+            "litmus.split_digest": info.split_digest,
+        },
         send="off" if config.tracking.offline else "process",
     )
     tracked.log_text(dump_config(config), "config.yaml")
@@ -282,7 +332,7 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
         every = {"check_val_every_n_epoch": train.val_every}
     elif train.val_every:  # Lightning counts batches here, we count optimizer steps
         every = {"check_val_every_n_epoch": None, "val_check_interval": train.val_every * train.accumulate}
-    return L.Trainer(
+    trainer = L.Trainer(
         **length,
         **every,
         accelerator=train.accelerator,
@@ -301,12 +351,17 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    # Lightning's answer to SIGTERM saves nothing, exits 0 and hangs several processes; ours are taken by ``Signals``.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
-def make_callbacks(config: RunConfig, folder: Path, data: ImageDataModule, network: nn.Module) -> list[L.Callback]:
-    """In this order: what changes the weights or the rate, what stops, what shows, what keeps."""
+def make_callbacks(
+    config: RunConfig, folder: Path, data: ImageDataModule, network: nn.Module, signals: Signals | None = None
+) -> list[L.Callback]:
+    """In this order: what guards and changes the weights or the rate, what stops, what shows, what keeps."""
     stop, mode = config.early_stopping, METRICS[config.monitor]
-    callbacks: list[L.Callback] = []
+    callbacks: list[L.Callback] = [FiniteGuard(folder)]
     plan = make_plan(config, network)
     if plan is not None and config.freeze is not None:
         in_epochs = config.train.unit == "epochs"
@@ -323,17 +378,33 @@ def make_callbacks(config: RunConfig, folder: Path, data: ImageDataModule, netwo
         callbacks.append(ValidateAtEnd())
     callbacks += [
         EpochTable(config.monitor, mode),
+        ExactResume(header_of(config, data.info)),
         BestCheckpoint(folder, config.monitor, mode),
-        LastCheckpoint(folder),
+        LastCheckpoint(
+            folder,
+            every_steps=config.checkpoint.every_steps,
+            every_sec=config.checkpoint.every_sec,
+            signals=signals,
+        ),
     ]
     skip_unused_hooks(callbacks)
     return callbacks
 
 
-def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable[[str], None]) -> Result:
-    started = time.monotonic()
+def _train(
+    config: RunConfig,
+    data: ImageDataModule,
+    tracked: Run,
+    signals: Signals,
+    begin_at: Saved | None,
+    *,
+    changed: bool,
+    say: Callable[[str], None],
+) -> Result:
+    folder = tracked.dir / CHECKPOINTS
     classifier = make_classifier(config, data)
-    callbacks = make_callbacks(config, tracked.dir, data, classifier.network)
+    classifier.take_new_options = changed
+    callbacks = make_callbacks(config, folder, data, classifier.network, signals)
     trainer = make_trainer(config, tracked, callbacks)
     say(headline(config, data.info, classifier, trainer, tracked))
     if layers := layer_table(config, classifier.network):
@@ -341,16 +412,12 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:
-        try:
-            trainer.fit(classifier, datamodule=data)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl-C into exit code 1
-                raise KeyboardInterrupt from None
-            raise
-    trained_sec = time.monotonic() - started
+        trainer.fit(classifier, datamodule=data, ckpt_path=begin_at.path if begin_at else None)
+    signals.obey()  # one that came during the last step: all is saved, the rest is done by the run that resumes
+    exact = next(callback for callback in callbacks if isinstance(callback, ExactResume))
 
     history = classifier.history
-    kept = load_weights(classifier, tracked.dir, config.checkpoint.evaluate)
+    kept = load_weights(classifier, folder, config.checkpoint.evaluate)
     device, bf16 = trainer.strategy.root_device, config.train.precision == "bf16-mixed"
     classifier.to(device)
     evaluations = {
@@ -369,7 +436,7 @@ def _train(config: RunConfig, data: ImageDataModule, tracked: Run, say: Callable
         diagnosis=diagnosis,
         stopped=stop.reason if stop else None,
         kept=kept,
-        trained_sec=trained_sec,
+        trained_sec=exact.trained_sec,
         pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures"),
         profiles=sorted(tracked.dir.glob("*profile*.*")),
         saved=cache.sentence if cache else None,
@@ -396,8 +463,10 @@ def eval_batches(data: ImageDataModule, split: str, device: torch.device, limit:
 
 def load_weights(classifier: ImageClassifier, folder: Path, which: str) -> Kept:
     """Put the best or the last checkpoint's weights into the classifier."""
-    path = folder / f"{which}.ckpt"
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    found = newest_whole(folder, which)
+    if found is None:
+        raise Damaged(f"{folder}: no whole {which} checkpoint to end the run with")
+    checkpoint = read(found.path)
     classifier.load_state_dict(checkpoint["state_dict"])
     return Kept(which, epoch=int(checkpoint["epoch"]) + 1, step=int(checkpoint["global_step"]))
 

@@ -139,6 +139,24 @@ def begin_momentum_(optimizer: Optimizer) -> None:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
+def options_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Rate, decay, momentum, ... of each group, as built: before a schedule or a checkpoint changes them."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def set_options_(optimizer: Optimizer, options: Sequence[Mapping[str, Any]], schedulers: Sequence[LambdaLR]) -> None:
+    """Give a restored optimizer the options of a new one; its moments and the schedule's position stay.
+
+    A checkpoint brings the rate it was saved with, so that a changed ``optim.lr`` would be ignored.
+    """
+    for group, new in zip(optimizer.param_groups, options, strict=True):
+        group.update(new)
+    for scheduler in schedulers:
+        scheduler.base_lrs = [float(new["lr"]) for new in options]
+        for group, base, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = base, base * factor(scheduler.last_epoch)
+
+
 def learning_rate(optimizer: Optimizer) -> float:
     """The rate of a parameter whose factor is 1, as the schedule has it now."""
     group = optimizer.param_groups[0]

@@ -72,6 +72,18 @@ def loader(num=10, batch_size=4):
 
 
 @pytest.fixture
+def kept():
+    """``kept(folder, "last")``: the one newest checkpoint of a kind, None if there is none."""
+    from litmus.checkpoints import saved
+
+    def find(folder, kind):
+        found = saved(folder, kind)
+        return found[0].path if found else None
+
+    return find
+
+
+@pytest.fixture
 def scripted():
     return Scripted
 

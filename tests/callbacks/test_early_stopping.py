@@ -200,7 +200,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest(play):
 
 
 @pytest.mark.parametrize("length", [{"max_epochs": 6}, {"max_epochs": -1, "max_steps": 12}])
-def test_resumed_callback_stops_where_the_whole_run_does(length, scripted, make_trainer, data, tmp_path):
+def test_resumed_callback_stops_where_the_whole_run_does(length, scripted, make_trainer, data, tmp_path, kept):
     script = losses(1.0, 0.5, 0.54, 0.52, 0.6, 0.4)
 
     def fit(stopping, folder, turn=0, ckpt_path=None, **options):
@@ -214,11 +214,11 @@ def test_resumed_callback_stops_where_the_whole_run_does(length, scripted, make_
     halfway = {"max_epochs": 3} if "max_steps" not in length else {"max_steps": 6}
     fit(EarlyStopping(GL(alpha=10)), "first", **halfway)
     second = EarlyStopping(GL(alpha=10))
-    trainer = fit(second, "second", turn=3, ckpt_path=tmp_path / "first/last.ckpt")
+    trainer = fit(second, "second", turn=3, ckpt_path=kept(tmp_path / "first", "last"))
     assert second.stopped_epoch == 4
     assert second.reason == "GL = 20.0% > 10%: validation loss 0.6 at validation 5, 0.5 at validation 2"
 
     third = EarlyStopping(GL(alpha=10))
-    again = fit(third, "third", turn=5, ckpt_path=tmp_path / "second/last.ckpt")
+    again = fit(third, "third", turn=5, ckpt_path=kept(tmp_path / "second", "last"))
     assert again.global_step == trainer.global_step == 10  # a run that had stopped stays stopped
     assert third.reason == second.reason

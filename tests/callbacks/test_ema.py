@@ -68,13 +68,13 @@ def test_early_steps_are_averaged_over_few():
     assert averages[99].item() > 0.999
 
 
-def test_checkpoint_holds_both_and_is_tested_with_the_average(learner, data, make_trainer, tmp_path):
+def test_checkpoint_holds_both_and_is_tested_with_the_average(learner, data, make_trainer, tmp_path, kept):
     recording = Recording()
     module = learner(recording)
     best = BestCheckpoint(tmp_path, "val/loss", "max")  # the first epoch, so that best and last differ
     trainer = make_trainer(EMA(0.5), best, max_epochs=3)
     trainer.fit(module, data(), data())
-    checkpoint = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    checkpoint = torch.load(kept(tmp_path, "best"), weights_only=True)
     average = follow(recording.weights, recording.start, 0.5)[2]
     torch.testing.assert_close(checkpoint["state_dict"]["network.0.weight"], average)
     assert torch.equal(checkpoint["raw_state_dict"]["network.0.weight"], recording.weights[2])
@@ -99,16 +99,16 @@ def test_after_the_fit_the_average_is_there_for_good(learner, data, make_trainer
 
 
 @pytest.mark.parametrize("length", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 12}])
-def test_resumed_run_ends_with_the_same_weights_and_average(length, learner, data, make_trainer, tmp_path):
+def test_resumed_run_ends_with_the_same_weights_and_average(length, learner, data, make_trainer, tmp_path, kept):
     def fit(folder, ckpt_path=None, **options):
         module = learner()
         callbacks = EMA(0.7), BestCheckpoint(tmp_path / folder, "val/loss", "min"), LastCheckpoint(tmp_path / folder)
         make_trainer(*callbacks, **(length | options)).fit(module, data(), data(), ckpt_path=ckpt_path)
-        return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
+        return torch.load(kept(tmp_path / folder, "last"), weights_only=True)
 
     whole = fit("whole")
     fit("half", **({"max_epochs": 2} if "max_steps" not in length else {"max_steps": 6}))
-    resumed = fit("resumed", tmp_path / "half/last.ckpt")
+    resumed = fit("resumed", kept(tmp_path / "half", "last"))
     for states in ("state_dict", "raw_state_dict"):
         for name, tensor in whole[states].items():
             assert torch.equal(tensor, resumed[states][name]), (states, name)

@@ -169,12 +169,12 @@ def test_without_validation_there_is_a_line_an_epoch(timed, data, make_trainer):
     assert [line.split()[:5] for line in lines_of(table)[1:]] == [[f"{n}/2", "-", "-", "-", "-"] for n in (1, 2)]
 
 
-def test_best_goes_on_from_a_resumed_run(timed, data, make_trainer, tmp_path):
+def test_best_goes_on_from_a_resumed_run(timed, data, make_trainer, tmp_path, kept):
     timed.script = tuple({"val/loss": loss} for loss in (0.5, 0.75, 0.625, 0.25))
     make_trainer(EpochTable(table=io.StringIO()), LastCheckpoint(tmp_path), max_epochs=2).fit(timed, data(12), data(4))
     table = io.StringIO()
     trainer = make_trainer(EpochTable(table=table), LastCheckpoint(tmp_path), max_epochs=4)
-    trainer.fit(timed, data(12), data(4), ckpt_path=tmp_path / "last.ckpt")
+    trainer.fit(timed, data(12), data(4), ckpt_path=kept(tmp_path, "last"))
     marked = [line.split()[0] for line in lines_of(table)[1:] if line.endswith("best")]
     assert marked == ["4/4"]
     assert [line.split()[0] for line in lines_of(table)] == ["epoch", "3/4", "4/4"]

@@ -118,7 +118,7 @@ def test_nothing_else_of_a_training_moves_what_is_frozen(options, make_trainer):
 @pytest.mark.parametrize(
     ("schedule", "restart"), [("constant", None), ("plateau", None), ("one_cycle", None), ("cosine", (2, 0.1))], ids=str
 )
-def test_a_run_resumed_at_any_epoch_ends_where_the_other_did(epoch, schedule, restart, make_trainer, tmp_path):
+def test_a_run_resumed_at_any_epoch_ends_where_the_other_did(epoch, schedule, restart, make_trainer, tmp_path, kept):
     def make():
         module = classifier(schedule={"name": schedule}, optim={"name": "adam", "lr": 0.01}, restart=restart)
         return module, Freeze(plan_freezing(module.network, ["body"], until=2, thaw_every=1))
@@ -133,7 +133,7 @@ def test_a_run_resumed_at_any_epoch_ends_where_the_other_did(epoch, schedule, re
     begun, freeze = make()
     train(begun, make_trainer, freeze, StopAfter(tmp_path), epochs=6)
     resumed, freeze = make()
-    train(resumed, make_trainer, freeze, epochs=6, ckpt_path=tmp_path / "last.ckpt")
+    train(resumed, make_trainer, freeze, epochs=6, ckpt_path=kept(tmp_path, "last"))
     assert moved(state(whole), state(resumed)) == set()
     assert moved(state(whole), state(begun)) != set()
 

@@ -41,17 +41,17 @@ def test_rate_falls_after_each_validation_that_is_not_better(with_plateau, data,
 
 @pytest.mark.parametrize("length", [{"max_epochs": 6}, {"max_epochs": -1, "max_steps": 12}])
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
-def test_resumed_run_is_at_the_rate_of_the_whole_run(length, cut, with_plateau, data, make_trainer, tmp_path):
-    def fit(turn=0, ckpt_path=None, **options):
+def test_resumed_run_is_at_the_rate_of_the_whole_run(length, cut, with_plateau, data, make_trainer, tmp_path, kept):
+    def fit(folder, turn=0, ckpt_path=None, **options):
         module = with_plateau(SCRIPT)
         module.turn = turn
-        trainer = make_trainer(ObservePlateau(), LastCheckpoint(tmp_path), **(length | options))
+        trainer = make_trainer(ObservePlateau(), LastCheckpoint(tmp_path / folder), **(length | options))
         trainer.fit(module, data(4, 2), data(4, 2), ckpt_path=ckpt_path)
         return module.rates
 
-    whole = fit()
-    first = fit(**({"max_epochs": cut} if "max_steps" not in length else {"max_steps": 2 * cut}))
-    assert first + fit(turn=cut, ckpt_path=tmp_path / "last.ckpt") == whole
+    whole = fit("whole")
+    first = fit("parts", **({"max_epochs": cut} if "max_steps" not in length else {"max_steps": 2 * cut}))
+    assert first + fit("parts", turn=cut, ckpt_path=kept(tmp_path / "parts", "last")) == whole
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest(with_plateau, data, make_trainer):

@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from litmus.classifier import NonFinite
 from litmus.data.preprocessing import Preprocessing
-from litmus.errors import Refused
+from litmus.errors import NonFinite, Refused
 from litmus.evaluation import evaluate
 from litmus.experiment import checked_data, eval_batches
 from litmus.predict import predict_files, predictor

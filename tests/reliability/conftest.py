@@ -18,3 +18,18 @@ def figure(request):
         assert holds, f"{key}: {text} {note}"
 
     return keep
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """150 PNGs of 8x8 pixels in three classes."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(150):
+        folder = tmp_path / "images" / "abc"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 128, (8, 8, 3), dtype=np.uint8) + 60 * np.uint8(number % 3)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"

@@ -27,7 +27,7 @@ ROWS = {  # key -> claim, in the order of the table
     "first_use": "first use of a store by 8 processes at once: all start",
     "ddp_faults": "two processes, one killed, stopped or raising: all down in 30 s, resumed exactly",
     "ddp_order": "order and evaluation in 1, 2 and 3 processes, lengths that do not divide: the same, every image once",
-    "ddp_equal": "1 process against 2, no batch norm or synchronised, 30 steps: largest relative difference of a weight",
+    "ddp_equal": "1 process against 2, no batch norm or synchronised, 30 steps: largest relative difference",
     "ddp_repeat": "2 processes twice: bit-identical",
     "non_finite": "NaN or infinity at 20 places: stopped before the optimizer moves",
     "reproduce": "`litmus reproduce` on runs of 10 configs: identical",

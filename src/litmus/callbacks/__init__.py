@@ -9,7 +9,9 @@ import lightning as L
 from litmus.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from litmus.callbacks.early_stopping import GL, PQ, UP, Criterion, EarlyStopping, Patience, build_criterion
 from litmus.callbacks.ema import EMA
+from litmus.callbacks.exact import ExactResume
 from litmus.callbacks.features import CacheFeatures
+from litmus.callbacks.finite_guard import FiniteGuard
 from litmus.callbacks.freeze import Freeze, FreezeBySteps
 from litmus.callbacks.plateau import ObservePlateau
 from litmus.callbacks.progress import EpochTable
@@ -25,6 +27,8 @@ __all__ = [
     "Criterion",
     "EarlyStopping",
     "EpochTable",
+    "ExactResume",
+    "FiniteGuard",
     "Freeze",
     "FreezeBySteps",
     "LastCheckpoint",

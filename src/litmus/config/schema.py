@@ -602,6 +602,10 @@ class CheckpointConfig(Section):
     """What makes a checkpoint the best; default: early stopping's metric, else ``val/err``."""
     evaluate: Literal["best", "last"] = "best"
     """Which weights the run ends with: they are tested, exported and diagnosed."""
+    every_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between two saves within an epoch; the end of an epoch is saved in any case."""
+    every_sec: float | None = Field(600.0, gt=0)
+    """Seconds after which the state is saved within an epoch: what a run killed without warning can lose at most."""
 
 
 class DiagnosisConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,6 +140,7 @@ class ImageDataModule(L.LightningDataModule):
         self._info: DataInfo | None = None
         self._sets: dict[str, ImageSet] = {}
         self._indices: dict[str, Tensor] = {}
+        self._position = (0, 0)  # (epoch, batches): where a resumed training goes on
         self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in SPLITS}
 
     # --- once ---------------------------------------------------------------------------------------------------------
@@ -244,8 +246,10 @@ class ImageDataModule(L.LightningDataModule):
         else:
             shuffle = training and self.shuffle
             sampler = IndexBatches(indices, batch_size, shuffle=shuffle, drop_last=drop_last, seed=self.seed)
-            # A worker process asks for its first batch before Lightning has set the epoch of a resumed run.
-            sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
+            if training:
+                # A worker process asks for its first batch before Lightning has set the epoch of a resumed run.
+                sampler.start = self._position
+                sampler.set_epoch(self._position[0])
         return DataLoader(
             dataset,
             batch_size=None,
@@ -254,6 +258,7 @@ class ImageDataModule(L.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # else iterating draws from the global one
+            worker_init_fn=_leave_signals_to_the_run,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -297,12 +302,31 @@ class ImageDataModule(L.LightningDataModule):
         self.prepare()
         if not self.workers:  # true of data sets that read a file for each image; ours are one gather a batch
             warnings.filterwarnings("ignore", message=".*_dataloader' does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ``state_dict`` sees to it
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training images: the epoch that goes on, and its batches trained so far."""
+        if self.trainer is None:
+            return {}
+        loop = self.trainer.fit_loop
+        epochs: Any = loop.epoch_progress.current
+        epoch, begun = epochs.processed, epochs.started
+        return {"epoch": epoch, "batches": loop.epoch_loop.batch_progress.current.completed if begun > epoch else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._position = (state_dict["epoch"], state_dict["batches"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training
         if batch.images.ndim != 4:  # the features of these images are known
             return batch
         return self.to_batch(batch, epoch=self.trainer.current_epoch if training else None)  # type: ignore[union-attr]
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A terminal and a scheduler signal every process of a job; the one that trains says when its workers end."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _check_arguments(given: dict[str, Any]) -> None:

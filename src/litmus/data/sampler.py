@@ -29,6 +29,8 @@ class IndexBatches(Sampler[Tensor]):
         self.indices, self.batch_size = indices, batch_size
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
         self.epoch = 0
+        self.start = (0, 0)
+        """(epoch, batches): that epoch begins after so many batches, which were trained before; its length stays."""
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -40,7 +42,8 @@ class IndexBatches(Sampler[Tensor]):
         return self.indices[torch.from_numpy(permutation(len(self.indices), "order", self.seed, self.epoch))]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.order().split(self.batch_size)[: len(self)])
+        epoch, batches = self.start
+        return iter(self.order().split(self.batch_size)[batches if epoch == self.epoch else 0 : len(self)])
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.indices), self.batch_size)

@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litmus.classifier import NonFinite
 from litmus.config import RunConfig
 from litmus.data.decode import BadImage
 from litmus.data.hashing import hash64
 from litmus.data.preprocessing import Preprocessing
 from litmus.diagnosis.uncertainty import entropy, spread
-from litmus.errors import Problem, Refused, nearest
+from litmus.errors import NonFinite, Problem, Refused, nearest
 from litmus.predict.dropout import dropout_modules, thinned
 from litmus.predict.paths import Listing, list_images, one_line
 from litmus.predict.views import IDENTITY, View, choose_views

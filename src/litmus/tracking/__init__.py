@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from litmus.tracking.masking import mask_secrets
     from litmus.tracking.record import code_digest, environment, environment_tags, git_diff, installed_packages
     from litmus.tracking.run import Run
-    from litmus.tracking.stored import StoredRun, find_run, list_runs, sync, unsynced
+    from litmus.tracking.stored import StoredRun, find_run, list_runs, local_runs, sync, unsynced
     from litmus.tracking.system import SystemMetrics
     from litmus.tracking.ui import server_url, ui_command
 
@@ -30,6 +30,7 @@ __all__ = [
     "git_diff",
     "installed_packages",
     "list_runs",
+    "local_runs",
     "mask_secrets",
     "resolve",
     "server_url",
@@ -44,7 +45,7 @@ _HOMES = {
     "masking": ("mask_secrets",),
     "record": ("code_digest", "environment", "environment_tags", "git_diff", "installed_packages"),
     "run": ("Run",),
-    "stored": ("StoredRun", "find_run", "list_runs", "sync", "unsynced"),
+    "stored": ("StoredRun", "find_run", "list_runs", "local_runs", "sync", "unsynced"),
     "system": ("SystemMetrics",),
     "ui": ("server_url", "ui_command"),
 }

@@ -492,7 +492,7 @@ class Run:
             return
         says = " ".join(f"{type(error).__name__}: {error}".split())
         self.set_tags({"litmus.fail_reason": says[:1000]})
-        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        killed = not isinstance(error, Exception)  # signals: KeyboardInterrupt, SystemExit and the like
         if not killed:
             self.log_text("".join(traceback.format_exception(kind, error, trace)), "traceback.txt")
         self.finish("KILLED" if killed else "FAILED")

@@ -139,6 +139,12 @@ def list_runs(
     return sorted(found, key=lambda run: run.started_at, reverse=True)[:limit]
 
 
+def local_runs(home: str | os.PathLike[str] = DEFAULT_HOME) -> list[StoredRun]:
+    """The runs that have a directory in ``home``, the newest first; nothing else is asked."""
+    home = absolute_home(home)
+    return list(_local(home, resolve(None, home)))
+
+
 def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri: str | None = None) -> StoredRun:
     """The one run that ``reference`` names.
 
