@@ -199,13 +199,17 @@ def test_a_compiled_network_trains_to_the_same_error(tmp_path):
 
 
 def test_divergence_fails_the_run_and_says_what_may_help(tmp_path):
-    with pytest.raises(ArithmeticError, match=r"train/loss = (nan|inf).*optim\.lr") as caught:
+    with pytest.raises(ArithmeticError, match=r"step \d+ .* is not finite") as caught:
         run(
             config_of(tmp_path, "optim.lr=1000", "optim.name=sgd", "train.epochs=3", "model.depth=6"),
             say=lambda line: None,
         )
     assert "litmus lr" in str(caught.value)
-    assert find_run("latest", home=tmp_path).status == "FAILED"
+    failed = find_run("latest", home=tmp_path)
+    assert failed.status == "FAILED"
+    facts = json.loads(failed.artifact("non_finite.json").read_text())
+    assert len(facts["images"]) == 64
+    assert facts["not_finite"] != [] or "nan" in facts["losses"]
 
 
 def test_best_and_last_are_what_their_names_say(tmp_path):

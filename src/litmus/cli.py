@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from litmus.errors import DiskTrouble, Refused, refuse
-from litmus.stopping import Stopped
+from litmus.stopping import Signals, Stopped
 
 app = typer.Typer(
     name="litmus",
@@ -57,18 +57,19 @@ def fit(
         for option, given in (("--allow-changed", allow_changed), ("--home", home is not None)):
             if given:
                 raise refuse(option, "only acts with --resume")
-    config: Any = _config(sources) if sources or resume is None else None
-    found = None
-    if resume is not None:
-        from litmus.resume import choose
+    with Signals() as signals:  # from here on, so that no moment is left in which they have another meaning
+        config: Any = _config(sources) if sources or resume is None else None
+        found = None
+        if resume is not None:
+            from litmus.resume import choose
 
-        config, found, done = choose(resume, config, home=home, allow_changed=allow_changed)
-        if done:
-            typer.echo(done)
-            return
-    from litmus.experiment import run
+            config, found, done = choose(resume, config, home=home, allow_changed=allow_changed)
+            if done:
+                typer.echo(done)
+                return
+        from litmus.experiment import run
 
-    run(config, resume=found)
+        run(config, resume=found, signals=signals)
 
 
 @app.command()

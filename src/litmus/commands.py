@@ -111,7 +111,10 @@ def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], No
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     trained = next((run for run in stored if run.kind == "train"), None)
-    say(f"next: {f'litmus test {trained.id8}    or    ' if trained else ''}litmus ui")
+    command = ""
+    if trained is not None and trained.status != "RUNNING":
+        command = f"litmus {'test' if trained.status == 'FINISHED' else 'fit --resume'} {trained.id8}    or    "
+    say(f"next: {command}litmus ui")
 
 
 def send(reference: str | None, *, home: str, uri: str | None, say: Callable[[str], None] = print) -> bool:

@@ -37,7 +37,7 @@ from litmus.callbacks import (
     build_criterion,
     skip_unused_hooks,
 )
-from litmus.checkpoints import Damaged, Saved, newest_whole, read
+from litmus.checkpoints import Damaged, Saved, newest_whole, read, saved
 from litmus.classifier import ImageClassifier
 from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options, to_dict
 from litmus.data.batch import Batch, DataInfo
@@ -209,12 +209,19 @@ def checked_data(config: RunConfig) -> ImageDataModule:
     return data
 
 
-def run(config: RunConfig, *, resume: Resume | None = None, say: Callable[[str], None] = print) -> Result:
+def run(
+    config: RunConfig,
+    *,
+    resume: Resume | None = None,
+    signals: Signals | None = None,
+    say: Callable[[str], None] = print,
+) -> Result:
     """Train, validate, test, diagnose and track one config.
 
     Args:
         config: what to run.
         resume: a run to go on with, from its newest whole checkpoint.
+        signals: entered already, by who wants them taken from earlier on.
         say: takes the lines that a person reads.
 
     Raises:
@@ -223,7 +230,7 @@ def run(config: RunConfig, *, resume: Resume | None = None, say: Callable[[str],
         Stopped: SIGTERM or Ctrl-C came; the state is saved, the run is KILLED and can be resumed.
         DiskTrouble: a checkpoint could not be written; the one before is whole, the run is FAILED.
     """
-    with quiet_libraries(), Signals() as signals:
+    with quiet_libraries(), nullcontext(signals) if signals else Signals() as signals:
         config = follow_weights(config)
         data = checked_data(config)
         if resume is not None:
@@ -241,7 +248,8 @@ def run(config: RunConfig, *, resume: Resume | None = None, say: Callable[[str],
                     tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
                 raise
             except BaseException as error:
-                error.add_note(f"go on with: litmus fit --resume {tracked.uid[:8]}{_home_option(config)}")
+                for line in way_on(config, tracked):
+                    error.add_note(line)
                 raise
             # A signal that came when all was done changes nothing any more.
             signals.deferred = True
@@ -249,8 +257,14 @@ def run(config: RunConfig, *, resume: Resume | None = None, say: Callable[[str],
         return result
 
 
-def _home_option(config: RunConfig) -> str:
-    return "" if config.tracking.home == "mlruns" else f" --home {shlex.quote(config.tracking.home)}"
+def way_on(config: RunConfig, tracked: Run) -> list[str]:
+    """What is kept of a run that did not end, and the command that goes on with it."""
+    found = saved(tracked.dir / CHECKPOINTS, "last")
+    home = "" if config.tracking.home == "mlruns" else f" --home {shlex.quote(config.tracking.home)}"
+    return [
+        f"saved    {f'step {found[0].step}, in {shown(found[0].path)}' if found else 'nothing yet: no step was done'}",
+        f"next     litmus fit --resume {(tracked.id or tracked.uid)[:8]}{home}",
+    ]
 
 
 def header_of(config: RunConfig, info: DataInfo) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training processes to be killed: forked from one that has imported everything, so that each costs a tenth of a second.
+"""Training processes to be killed: forked from one that has imported everything, which makes each cheap.
 
 Each child is a process group of its own, and what it prints goes to a file.
 """

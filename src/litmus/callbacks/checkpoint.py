@@ -55,6 +55,8 @@ class _KeepsCheckpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer, kind: str) -> Path:
         """Every process calls it, the first one writes; all are told where."""
+        for logger in trainer.loggers:
+            logger.save()  # a resumed training does not log again what lies before the checkpoint
         trainer.save_checkpoint(target(self.folder, kind, trainer.global_step), weights_only=False)  # not weights alone
         path = None
         if trainer.is_global_zero:
