@@ -164,5 +164,4 @@ def test_signals_mean_again_what_they_meant_before():
 
 def test_a_signal_outside_a_step_is_obeyed_where_it_comes():
     with Signals(), pytest.raises(Stopped):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()
+        signal.raise_signal(signal.SIGTERM)
