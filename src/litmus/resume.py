@@ -161,6 +161,9 @@ def find_resumable(
         raise refuse(where, f"run {run.id8} is finished: litmus test {run.id8}, or leave out --resume for a new run")
     _unless_allowed(problems, allow_changed)
     changed = tuple(key for key, _, _ in changes)
+    # Where it was found, not where it was begun: directories are moved and copied.
+    there = home if run.dir.parent.parent == Path(home).expanduser().absolute() else str(run.dir.parent.parent)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"home": there})})
     return config, Resume(run.uid, run.dir, reference, run.tags, allow_changed, changed)
 
 

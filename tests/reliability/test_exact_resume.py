@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from litmus.callbacks.features import FeatureTable
 from litmus.checkpoints import newest_whole, saved
 from litmus.config import parse_config
 from litmus.resume import FOLDER
@@ -62,6 +63,25 @@ def test_cuts_in_a_row_and_another_number_of_saves_change_nothing(tmp_path):
     for cut in range(4):
         assert train(tmp_path / "cut", config, stop_after=4) is None, cut
     assert differing(whole, train(tmp_path / "cut", config)) == []
+
+
+def test_features_are_computed_again_in_the_batches_of_the_first_time(tmp_path, monkeypatch):
+    computed = []
+    keep = FeatureTable._keep
+
+    def noted(self, split, idx, rows, features):
+        if split == "train":
+            computed.append(idx.tolist())
+        keep(self, split, idx, rows, features)
+
+    monkeypatch.setattr(FeatureTable, "_keep", noted)
+    config = merged(EVERYTHING, VARIANTS["frozen, then thawed"])
+    assert train(tmp_path / "cut", config, stop_after=9) is None
+    first = list(computed)
+    computed.clear()
+    train(tmp_path / "cut", config)
+    assert computed == first
+    assert len(first) == 7
 
 
 def test_two_last_checkpoints_are_kept_and_the_best_that_each_knows(tmp_path):

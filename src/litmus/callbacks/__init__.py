@@ -18,6 +18,7 @@ from litmus.callbacks.progress import EpochTable
 from litmus.callbacks.validate_at_end import ValidateAtEnd
 
 __all__ = [
+    "BATCH_HOOKS",
     "EMA",
     "GL",
     "PQ",

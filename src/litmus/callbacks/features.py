@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -67,7 +68,9 @@ class CacheFeatures(L.Callback):
     Only for data that are not augmented: a feature is then a function of the image. Once all images of a split are
     known, the data module no longer makes them. ``sentence`` says what it saved, measured in the run itself.
 
-    Stands after ``Freeze``, which decides what is still.
+    Stands after ``Freeze``, which decides what is still. Features are not in a checkpoint (of 60,000 images they are
+    307 MB); a resumed run computes them again in the batches in which they were computed first, since in another batch
+    the last bit of a convolution may be another.
 
     Args:
         num_train: training images: when so many are known, the training images are not needed any more.
@@ -80,9 +83,15 @@ class CacheFeatures(L.Callback):
         self.cached_sec: list[float] = []
         self._epoch_started_at = 0.0
         self._complete_at_start = False
+        self._since: tuple[int, int] | None = None  # (epoch, batches) at which the table was begun
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        since = self._since
         self._offer(trainer, pl_module)
+        if since is not None and pl_module.features is not None:
+            self._since = since
+            self._recompute(trainer, pl_module, since)
+            self._need_images(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._offer(trainer, pl_module)
@@ -118,10 +127,36 @@ class CacheFeatures(L.Callback):
     def _offer(self, trainer: L.Trainer, pl_module: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not is_still(pl_module.network):
-            pl_module.features = None
+            pl_module.features = self._since = None
         elif pl_module.features is None:
+            now = data.state_dict()
+            self._since = (now["epoch"], now["batches"])
             pl_module.features = FeatureTable({split: len(data.images(split)) for split in SPLITS})
         self._need_images(trainer, pl_module)
+
+    @torch.no_grad()
+    def _recompute(self, trainer: L.Trainer, pl_module: Any, since: tuple[int, int]) -> None:
+        """Look up what has been looked up since, in the same order; once all is known the rest is left out."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        until_epoch, until_batches = data.position
+        loader = data.loader("train")
+        for epoch in range(since[0], until_epoch + 1):
+            first = since[1] if epoch == since[0] else 0
+            loader.sampler.start = (epoch, first)
+            loader.sampler.set_epoch(epoch)
+            end = until_batches if epoch == until_epoch else len(loader)
+            for batch in itertools.islice(loader, max(0, end - first)):
+                if pl_module.features.known("train") >= len(data.indices("train")):
+                    return
+                moved = data.transfer_batch_to_device(batch, pl_module.device, 0)
+                with trainer.precision_plugin.train_step_context():
+                    pl_module.features.of(pl_module.network, data.to_batch(moved), "train")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"since": None if self._since is None else list(self._since)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._since = None if state_dict["since"] is None else tuple(state_dict["since"])
 
     def _need_images(self, trainer: L.Trainer, pl_module: Any) -> None:
         data, table = trainer.datamodule, pl_module.features  # type: ignore[attr-defined]

@@ -313,6 +313,11 @@ class ImageDataModule(L.LightningDataModule):
         epoch, begun = epochs.processed, epochs.started
         return {"epoch": epoch, "batches": loop.epoch_loop.batch_progress.current.completed if begun > epoch else 0}
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batches) at which a resumed training went on; (0, 0) for one that began."""
+        return self._position
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._position = (state_dict["epoch"], state_dict["batches"])
 
