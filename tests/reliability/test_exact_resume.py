@@ -5,10 +5,12 @@ import time
 
 import pytest
 
+from litmus.callbacks import checkpoint
 from litmus.callbacks.features import FeatureTable
 from litmus.checkpoints import newest_whole, saved
 from litmus.config import parse_config
 from litmus.resume import FOLDER
+from litmus.tracking.spool import Spool
 from tests.reliability import children
 from tests.reliability.training import EVERYTHING, differing, final_state, merged, train
 
@@ -84,6 +86,22 @@ def test_features_are_computed_again_in_the_batches_of_the_first_time(tmp_path, 
     assert len(first) == 7
 
 
+def test_points_are_on_the_disk_before_the_checkpoint_is(tmp_path, monkeypatch):
+    """What a kill right after the save would lose of the curves, no resumed training would log again."""
+    seen = []
+    writing = checkpoint.write
+
+    def written(state, path):
+        with Spool(next(tmp_path.glob("runs/*"))) as spool:
+            seen.append((state["global_step"], len(spool.history("train_step/loss")), state["epoch"]))
+        return writing(state, path)
+
+    monkeypatch.setattr(checkpoint, "write", written)
+    train(tmp_path, merged(EVERYTHING, {"train": {"epochs": 1, "accumulate": 1}, "checkpoint": {"every_steps": 1}}))
+    assert [points for _, points, _ in seen] == [step for step, _, _ in seen]
+    assert len(seen) >= 4
+
+
 def test_two_last_checkpoints_are_kept_and_the_best_that_each_knows(tmp_path):
     train(tmp_path, merged(EVERYTHING, {"checkpoint": {"every_steps": 1}}))
     found = saved(next(tmp_path.glob("runs/*")) / FOLDER)
@@ -147,7 +165,6 @@ def test_a_killed_training_ends_as_the_whole_one(tmp_path):
 @pytest.mark.timeout(3600)
 def test_a_hundred_kills(figure, tmp_path):
     from litmus.tracking import sync
-    from litmus.tracking.spool import Spool
 
     rng = random.Random(1)
     whole = train(tmp_path / "whole", KILLED)

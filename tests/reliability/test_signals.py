@@ -155,6 +155,21 @@ def test_a_second_sigterm_changes_nothing():
     assert stopped.value.exit_code == 143
 
 
+def test_workers_leave_signals_to_the_run(image_folder):
+    """A terminal's Ctrl-C and a scheduler's SIGTERM reach every process of the job."""
+    from litmus.data.datamodule import ImageDataModule
+
+    data = ImageDataModule("image_folder", path=image_folder, image_size=8, batch_size=16, workers=1)
+    batches = iter(data.loader("train"))
+    next(batches)
+    worker = batches._workers[0]
+    for signum in SIGNALS:
+        os.kill(worker.pid, signum)
+    assert sum(len(batch.labels) for batch in batches) == 105 - 16
+    assert worker.is_alive()
+    del batches
+
+
 def test_signals_mean_again_what_they_meant_before():
     before = [signal.getsignal(signum) for signum in SIGNALS]
     with Signals():
