@@ -58,9 +58,8 @@ def test_what_was_written_is_read_and_named_by_its_digest(tmp_path):
 
 
 def test_the_newest_is_that_of_the_highest_step_whatever_the_files_times(tmp_path):
-    for step in (30, 200, 9):
-        save(tmp_path, step)
-    os.utime(newest_whole(tmp_path).path, (0, 0))
+    paths = {step: save(tmp_path, step) for step in (30, 200, 9)}
+    os.utime(paths[200], (0, 0))
     assert newest_whole(tmp_path).step == 200
 
 
@@ -134,6 +133,16 @@ def test_a_limit_reached_inside_the_write_leaves_what_was_there(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert len(list(tmp_path.iterdir())) == 1
         assert newest_whole(tmp_path).step == 1
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    seen = []
+    saving = torch.save
+    monkeypatch.setattr(
+        torch, "save", lambda *args: (saving(*args), seen.append([one.name for one in tmp_path.glob("last*")]))
+    )
+    save(tmp_path, 1)
+    assert seen == [[]]
 
 
 def test_the_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ MUTANTS: list[Mutant] = [
         "checkpoints.py",
         "    part = path.with_name(f\".{path.name.replace('{digest}', str(os.getpid()))}{_PART}\")\n",
         "    part = path.with_name(f\"{path.name.replace('{digest}', '0' * 32)}\")\n",
-        "tests/test_checkpoint_files.py::test_a_limit_reached_inside_the_write_leaves_what_was_there",
+        "tests/test_checkpoint_files.py::test_a_file_has_its_name_only_when_it_is_whole",
     ),
     Mutant(
         "no-digest-check",
@@ -190,7 +190,7 @@ MUTANTS: list[Mutant] = [
         "callbacks/checkpoint.py",
         "        if (signum or due) and",
         "        if due and",
-        "tests/reliability/test_signals.py::test_a_signal_ends_the_run_with_its_code_and_nothing_lost[step-2-9]",
+        "tests/reliability/test_signals.py::test_a_signal_ends_the_run_with_its_code_and_nothing_lost[step-15-5]",
     ),
     Mutant(
         "second-ctrl-c",

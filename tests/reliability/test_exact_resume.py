@@ -43,7 +43,7 @@ def cut_at_every_batch(folder, config, batches=None):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_cut_in_any_batch_ends_as_the_whole_one(variant, tmp_path):
-    chosen = (1, 2, 6, 7, 8, 13) if variant == "everything" else (3, 6, 7, 11)
+    chosen = (1, 3, 6, 7, 8, 12) if variant == "everything" else (3, 6, 7, 11)
     cuts = list(cut_at_every_batch(tmp_path, merged(EVERYTHING, VARIANTS[variant]), chosen))
     assert [(batch, found[:3]) for batch, _, found in cuts if found] == []
     assert all(stopped for _, stopped, _ in cuts[:4])
@@ -54,7 +54,7 @@ def test_workers_that_fetch_ahead_change_nothing(workers, tmp_path, image_folder
     data = {"name": "image_folder", "path": str(image_folder), "image_size": 8, "batch_size": 16, "workers": workers}
     config = merged(EVERYTHING, {"data": data, "train": {"epochs": 2}})
     whole = train(tmp_path / "whole", merged(config, {"data": {**data, "workers": 0}}))
-    for batch in (1, 3, 5):
+    for batch in (3, 9, 12):
         assert train(tmp_path / f"cut-{batch}", config, stop_after=batch) is None
         assert differing(whole, train(tmp_path / f"cut-{batch}", config)) == []
 

@@ -38,6 +38,11 @@ def in_weight(value, where):
 
 
 def in_loss(value):
+    """Of the loss alone: its gradient stays finite."""
+    return "loss", lambda classifier, batch, loss: loss + value
+
+
+def times_loss(value):
     return "loss", lambda classifier, batch, loss: loss * value
 
 
@@ -58,9 +63,9 @@ PLACES = {
     "nan in the loss": (in_loss(NAN), {}),
     "infinity in the loss": (in_loss(INF), {}),
     "minus infinity in the loss": (in_loss(-INF), {}),
-    "nan in the loss, without accumulation": (in_loss(NAN), {"train": {"accumulate": 1}}),
+    "nan times the loss, without accumulation": (times_loss(NAN), {"train": {"accumulate": 1}}),
     "nan in the loss, in bf16": (in_loss(NAN), {"train": {"precision": "bf16-mixed"}}),
-    "nan in the loss, unclipped": (in_loss(NAN), {"train": {"grad_clip": None}}),
+    "infinity times the loss, unclipped": (times_loss(INF), {"train": {"grad_clip": None}}),
     "nan in the stem's gradient": (in_gradient(NAN, 0), {}),
     "infinity in the stem's gradient": (in_gradient(INF, 0), {}),
     "nan in the head's gradient": (in_gradient(NAN, -1), {}),
