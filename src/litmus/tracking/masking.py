@@ -218,7 +218,8 @@ def _mask_lines(text: str) -> str:
             continue
         if body.strip():
             inside = None
-        if found is None or not is_secret_name(found["name"]) or found["value"].lower() in ("null", "true", "false"):
+        told = found is None or found["value"].lower() in ("null", "true", "false")
+        if found is None or told or found["value"].strip("'\"") == MASK or not is_secret_name(found["name"]):
             masked.append(line)
         elif found["value"] in ("", "|", ">", "|-", ">-", "|+", ">+"):
             inside = depth
