@@ -63,11 +63,12 @@ def retest(reference: str, *, home: str, uri: str | None, say: Callable[[str], N
     """Evaluate a stored run's weights on its test set, and say whether that is what the run reported."""
     import json
 
+    from litmus.devices import best_device
     from litmus.diagnosis import wilson
     from litmus.evaluation import evaluate
     from litmus.experiment import eval_batches, make_data, quiet_libraries
     from litmus.tracking import find_run
-    from litmus.trained import best_device, load_trained
+    from litmus.trained import load_trained
 
     stored = find_run(reference, home=home, uri=uri)
     with quiet_libraries():
@@ -111,10 +112,11 @@ def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], No
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     trained = next((run for run in stored if run.kind == "train"), None)
-    command = ""
+    words: list[str] = []
     if trained is not None and trained.status != "RUNNING":
-        command = f"litmus {'test' if trained.status == 'FINISHED' else 'fit --resume'} {trained.id8}    or    "
-    say(f"next: {command}litmus ui")
+        ways = ("test", "reproduce") if trained.status == "FINISHED" else ("fit --resume",)
+        words = [f"litmus {way} {trained.id8}" for way in ways]
+    say(f"next: {'    or    '.join([*words, 'litmus ui'])}")
 
 
 def send(reference: str | None, *, home: str, uri: str | None, say: Callable[[str], None] = print) -> bool:
@@ -211,9 +213,9 @@ def range_test(
     from rich.progress import track
     from torch.nn import functional as F
 
+    from litmus.devices import best_device
     from litmus.networks.layers import set_frozen_
     from litmus.optim import build_optimizer
-    from litmus.trained import best_device
     from litmus.transfer import make_plan
 
     device = best_device(config.train.accelerator)

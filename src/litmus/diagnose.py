@@ -113,11 +113,12 @@ def _evaluate_and_draw(
 ) -> tuple[Any, bool]:
     """The insight, and whether the run's config keeps it off the network."""
     from litmus.data.datamodule import SPLITS
+    from litmus.devices import best_device
     from litmus.evaluation import evaluate
     from litmus.experiment import diagnose, eval_batches, make_data, result_table
     from litmus.insight import make_insight, steps
     from litmus.networks import Network
-    from litmus.trained import best_device, load_trained
+    from litmus.trained import load_trained
 
     trained = load_trained(stored)
     config, device = trained.config, best_device(trained.config.train.accelerator)

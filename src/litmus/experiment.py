@@ -9,7 +9,7 @@ import shlex
 import shutil
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +33,12 @@ from litmus.callbacks import (
     Freeze,
     FreezeBySteps,
     LastCheckpoint,
+    Trace,
     ValidateAtEnd,
     build_criterion,
     skip_unused_hooks,
 )
+from litmus.callbacks.trace import Watch
 from litmus.checkpoints import Damaged, Saved, newest_whole, read, saved
 from litmus.classifier import ImageClassifier
 from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options, to_dict
@@ -47,16 +49,30 @@ from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
 from litmus.errors import NonFinite, Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
+from litmus.fingerprint import FILE as FINGERPRINT
+from litmus.fingerprint import Fingerprint, compare, take_fingerprint
 from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.paths import shown
 from litmus.resume import FOLDER as CHECKPOINTS
 from litmus.resume import Resume
 from litmus.stopping import Signals
-from litmus.tracking import Run, SystemMetrics, environment, environment_tags, git_diff, installed_packages
+from litmus.tracking import (
+    Run,
+    SystemMetrics,
+    environment,
+    environment_tags,
+    git_diff,
+    installed_packages,
+    mask_secrets,
+)
 from litmus.tracking.logger import RunLogger
+from litmus.tracking.spool import ARTIFACTS
 from litmus.transfer import layer_problems, layer_table, make_plan
 from litmus.weights import digest_of_file, find_weights, follow_weights, load_weights_
+
+TRACE = "trace.json"
+"""The artifact with what a run computed, to the last bit."""
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
@@ -242,7 +258,7 @@ def run(
                     resume.begin(begin_at)
                     say(f"resume {f'after {begin_at.path.name}' if begin_at else 'from the start: nothing was saved'}")
                 changed = resume is not None and bool(resume.changed)
-                result = _train(config, data, tracked, signals, begin_at, changed=changed, say=say)
+                result = train(config, data, tracked, signals, begin_at, changed=changed, say=say)
             except NonFinite as error:
                 if error.facts:
                     tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
@@ -280,33 +296,57 @@ def header_of(config: RunConfig, info: DataInfo) -> dict[str, Any]:
     }
 
 
-def start_tracking(config: RunConfig, info: DataInfo, *, kind: str, uid: str | None = None) -> Run:
-    """A tracked run that already holds its config, its data set and its surroundings; with ``uid``, that run again."""
-    origin = find_weights(config)
-    weights = {"litmus.weights": origin.says, "litmus.weights_digest": digest_of_file(origin.file)} if origin else {}
+def start_tracking(
+    config: RunConfig,
+    info: DataInfo,
+    *,
+    kind: str,
+    uid: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """A tracked run that already holds its config, its data set, its surroundings and their fingerprint; with ``uid``,
+    that run again."""
+    origin, facts = find_weights(config), environment()
+    digest = digest_of_file(origin.file) if origin else ""
+    weights = {"litmus.weights": origin.says, "litmus.weights_digest": digest} if origin else {}
     tracked = Run.start(
         home=config.tracking.home,
         uri=config.tracking.uri,
         experiment=config.tracking.experiment or f"litmus/{config.data.name}",
-        name=config.run_name,
+        name=name or config.run_name,
         kind=kind,
         uid=uid,
         params=flatten(config),
         tags={
             **config.tracking.tags,
-            **environment_tags(environment()),
+            **environment_tags(facts),
             **weights,
             "litmus.data_digest": info.digest,
             "litmus.split_digest": info.split_digest,
+            **(tags or {}),
         },
         send="off" if config.tracking.offline else "process",
     )
-    tracked.log_text(dump_config(config), "config.yaml")
+    # Masked as values, not as lines of text, where [masked] would be read back as a list.
+    tracked.log_text(dump_config(mask_secrets(to_dict(config))), "config.yaml")
+    keep_fingerprint(tracked, take_fingerprint(config, info, weights=digest, facts=facts))
     tracked.log_text(installed_packages(), "packages.txt")
     if diff := git_diff():
         tracked.log_text(diff, "code.diff")
     tracked.log_dataset(info.name, info.source, info.digest, context="train")
     return tracked
+
+
+def keep_fingerprint(tracked: Run, now: Fingerprint) -> None:
+    """The run's first one; where it goes on in another world, ``litmus.changed_world`` says what differs there."""
+    first = tracked.dir / ARTIFACTS / FINGERPRINT
+    if not first.exists():
+        tracked.log_text(now.to_json(), FINGERPRINT)
+        return
+    differing = [field.name for field in compare(Fingerprint.from_json(first.read_text()), now) if field.differs]
+    if differing:
+        tracked.set_tags({"litmus.changed_world": ", ".join(differing)})
 
 
 def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier:
@@ -371,9 +411,14 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
 
 
 def make_callbacks(
-    config: RunConfig, folder: Path, data: ImageDataModule, network: nn.Module, signals: Signals | None = None
+    config: RunConfig,
+    folder: Path,
+    data: ImageDataModule,
+    network: nn.Module,
+    signals: Signals | None = None,
+    watch: Watch | None = None,
 ) -> list[L.Callback]:
-    """In this order: what guards and changes the weights or the rate, what stops, what shows, what keeps."""
+    """In this order: what guards, changes and traces the weights or the rate, what stops, what shows, what keeps."""
     stop, mode = config.early_stopping, METRICS[config.monitor]
     callbacks: list[L.Callback] = [FiniteGuard(folder)]
     plan = make_plan(config, network)
@@ -384,6 +429,7 @@ def make_callbacks(
             callbacks.append(CacheFeatures(data.info.num_train, skip_images=in_epochs))
     if config.train.ema_decay is not None:
         callbacks.append(EMA(config.train.ema_decay))
+    callbacks.append(Trace(folder / TRACE, config.train.trace_steps, watch))
     if stop is not None:
         watched = getattr(stop, "monitor", "val/loss")
         direction = {"mode": METRICS[watched]} if stop.name == "patience" else {}
@@ -405,20 +451,30 @@ def make_callbacks(
     return callbacks
 
 
-def _train(
+def train(
     config: RunConfig,
     data: ImageDataModule,
     tracked: Run,
     signals: Signals,
-    begin_at: Saved | None,
+    begin_at: Saved | None = None,
     *,
-    changed: bool,
-    say: Callable[[str], None],
+    changed: bool = False,
+    watch: Watch | None = None,
+    stops: Sequence[L.Callback] = (),
+    say: Callable[[str], None] = print,
 ) -> Result:
+    """Train, evaluate and record one config as the run ``tracked``.
+
+    Args:
+        begin_at: the checkpoint to go on from.
+        changed: whether the config is another than the checkpoint's.
+        watch: sees each row of the trace as it is made.
+        stops: callbacks that may end the training by raising.
+    """
     folder = tracked.dir / CHECKPOINTS
     classifier = make_classifier(config, data)
     classifier.take_new_options = changed
-    callbacks = make_callbacks(config, folder, data, classifier.network, signals)
+    callbacks = [*make_callbacks(config, folder, data, classifier.network, signals, watch), *stops]
     trainer = make_trainer(config, tracked, callbacks)
     say(headline(config, data.info, classifier, trainer, tracked))
     if layers := layer_table(config, classifier.network):
@@ -426,7 +482,11 @@ def _train(
 
     monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
     with monitor:
-        trainer.fit(classifier, datamodule=data, ckpt_path=begin_at.path if begin_at else None)
+        try:
+            trainer.fit(classifier, datamodule=data, ckpt_path=begin_at.path if begin_at else None)
+        finally:
+            if (folder / TRACE).exists():
+                tracked.log_artifact(folder / TRACE)
     signals.obey()  # one that came during the last step: all is saved, the rest is done by the run that resumes
     exact = next(callback for callback in callbacks if isinstance(callback, ExactResume))
 
@@ -633,6 +693,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         *(f"table    {shown(table)}" for table in (result.insight.tables if result.insight else [])),
         *(f"profile  {shown(profile)}" for profile in result.profiles),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
+        f"again    litmus reproduce {run_id[:8]}",
         f"next     litmus diagnose {run_id[:8]}{'' if result.insight else ' --insight'}    or    litmus ui",
     ]
     return "\n".join(lines)

@@ -49,12 +49,3 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], where: Path) -> No
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise refuse(str(where), f"holds another network's weights: {str(error).splitlines()[1].strip()}") from None
-
-
-def best_device(accelerator: str) -> torch.device:
-    """The device that Lightning's ``accelerator`` would choose."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator != "cpu" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

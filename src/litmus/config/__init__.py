@@ -4,7 +4,17 @@ YAML files are merged left to right, then ``a.b=c`` overrides, then checked as a
 once with its dotted key, the value, what is allowed and the nearest right key.
 """
 
-from litmus.config.load import dump_config, flatten, json_schema, load_config, merge, options, parse_config, to_dict
+from litmus.config.load import (
+    deciding,
+    dump_config,
+    flatten,
+    json_schema,
+    load_config,
+    merge,
+    options,
+    parse_config,
+    to_dict,
+)
 from litmus.config.schema import METRICS, TIMM_OPTIMIZERS, TORCHVISION_SETS, RunConfig, Section, notes
 
 __all__ = [
@@ -13,6 +23,7 @@ __all__ = [
     "TORCHVISION_SETS",
     "RunConfig",
     "Section",
+    "deciding",
     "dump_config",
     "flatten",
     "json_schema",

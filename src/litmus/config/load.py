@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,12 @@ def _doubled_keys(node: Any, prefix: str = "", above: tuple[int, ...] = ()) -> I
         yield from _doubled_keys(value, f"{dotted}.", (*above, id(node)))
 
 
-def dump_config(config: RunConfig) -> str:
-    """The whole resolved config as YAML; ``load_config`` of it gives an equal config."""
+def dump_config(config: RunConfig | Mapping[str, Any]) -> str:
+    """The whole resolved config, or what ``to_dict`` made of it, as YAML; ``load_config`` of it gives an equal one."""
     import yaml
 
-    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
+    plain = to_dict(config) if isinstance(config, RunConfig) else dict(config)
+    return yaml.safe_dump(plain, sort_keys=False, width=120)
 
 
 def to_dict(config: BaseModel) -> dict[str, Any]:
@@ -178,6 +179,26 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
     walk("", to_dict(config))
     return flat
+
+
+_BESIDE_THE_NUMBERS = (
+    "name",
+    *("tracking", "insight", "diagnosis"),
+    *("data.root", "data.path", "data.val_path", "data.test_path", "data.download"),
+    *("data.workers", "data.stream_above_gb"),
+    *("train.accelerator", "train.log_every", "train.profiler", "train.trace_steps"),
+    *("checkpoint.every_steps", "checkpoint.every_sec"),
+)
+
+
+def deciding(config: BaseModel) -> dict[str, Any]:
+    """Dotted name -> plain value of what decides the numbers that a run comes to.
+
+    Left out is what only names, finds, shows or keeps: two configs that are equal in the rest train bit for bit alike
+    on the same images, which the data's digest tells, on the same kind of device, which is told by itself.
+    """
+    beside = tuple(f"{name}." for name in _BESIDE_THE_NUMBERS)
+    return {name: value for name, value in flatten(config).items() if not f"{name}.".startswith(beside)}
 
 
 def options(section: BaseModel | None, *leave_out: str) -> dict[str, Any]:

@@ -554,6 +554,9 @@ class TrainConfig(Section):
     limit_batches: int | None = Field(None, ge=1)
     """Debug: stop each epoch and each evaluation after this many batches."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    trace_steps: int = Field(20, ge=0, le=10_000)
+    """First optimizer steps of which order, batches, loss, gradients and weights are recorded exactly, for ``litmus
+    reproduce``; the weights and metrics of every epoch are in any case."""
 
     @property
     def unit(self) -> Literal["epochs", "steps"]:

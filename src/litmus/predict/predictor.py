@@ -22,13 +22,14 @@ from litmus.config import RunConfig
 from litmus.data.decode import BadImage
 from litmus.data.hashing import hash64
 from litmus.data.preprocessing import Preprocessing
+from litmus.devices import best_device
 from litmus.diagnosis.uncertainty import entropy, spread
 from litmus.errors import NonFinite, Problem, Refused, nearest
 from litmus.predict.dropout import dropout_modules, thinned
 from litmus.predict.paths import Listing, list_images, one_line
 from litmus.predict.views import IDENTITY, View, choose_views
 from litmus.tracking import StoredRun, find_run
-from litmus.trained import Trained, best_device, load_trained
+from litmus.trained import Trained, load_trained
 from litmus.weights import FILE
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from litmus.tracking.destination import resolve
     from litmus.tracking.logger import RunLogger
     from litmus.tracking.masking import mask_secrets
-    from litmus.tracking.record import code_digest, environment, environment_tags, git_diff, installed_packages
+    from litmus.tracking.past import past_code
+    from litmus.tracking.record import (
+        code_digest,
+        cpu_model,
+        environment,
+        environment_tags,
+        git_diff,
+        installed_packages,
+        usable_cores,
+    )
     from litmus.tracking.run import Run
     from litmus.tracking.stored import StoredRun, find_run, list_runs, local_runs, sync, unsynced
     from litmus.tracking.system import SystemMetrics
@@ -24,6 +33,7 @@ __all__ = [
     "StoredRun",
     "SystemMetrics",
     "code_digest",
+    "cpu_model",
     "environment",
     "environment_tags",
     "find_run",
@@ -32,18 +42,24 @@ __all__ = [
     "list_runs",
     "local_runs",
     "mask_secrets",
+    "past_code",
     "resolve",
     "server_url",
     "sync",
     "ui_command",
     "unsynced",
+    "usable_cores",
 ]
 
 _HOMES = {
     "destination": ("resolve",),
     "logger": ("RunLogger",),
     "masking": ("mask_secrets",),
-    "record": ("code_digest", "environment", "environment_tags", "git_diff", "installed_packages"),
+    "past": ("past_code",),
+    "record": (
+        *("code_digest", "environment", "environment_tags", "git_diff"),
+        *("cpu_model", "installed_packages", "usable_cores"),
+    ),
     "run": ("Run",),
     "stored": ("StoredRun", "find_run", "list_runs", "local_runs", "sync", "unsynced"),
     "system": ("SystemMetrics",),

@@ -169,16 +169,23 @@ def _lock_file() -> Path | None:
 
 
 def _cpu() -> str:
-    model = platform.processor() or platform.machine()
+    return f"{cpu_model()}, {usable_cores()} of {os.cpu_count()} cores"
+
+
+def cpu_model() -> str:
+    """``Intel(R) Xeon(R) Processor``, as far as the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
+                return line.partition(":")[2].strip()
     except OSError:
         pass
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {usable} of {os.cpu_count()} cores"
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch_facts() -> dict[str, str]:
