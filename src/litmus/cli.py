@@ -171,6 +171,31 @@ def lr(
 
 
 @app.command()
+def reproduce(
+    run: RunName,
+    steps: Annotated[int | None, typer.Option(min=1, help="Compare the first so many steps only.")] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Run in spite of differing fields and compare the metrics, to within this."),
+    ] = None,
+    checkout: Annotated[
+        bool,
+        typer.Option("--checkout", help="Where the code differs, run the run's own, in a work tree of its commit."),
+    ] = False,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """Run it again from its record: IDENTICAL, the first difference (exit 1), or REFUSED with what differs (exit 3)."""
+    with Signals() as signals:
+        from litmus.reproduce import reproduce_run
+
+        code = reproduce_run(
+            run, steps=steps, tolerance=tolerance, checkout=checkout, home=home, uri=uri, signals=signals
+        )
+    raise typer.Exit(code)
+
+
+@app.command()
 def runs(
     home: Home = "mlruns",
     uri: Uri = None,
@@ -260,7 +285,11 @@ def _config(sources: list[str] | None) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 refused input, 1 other failure, 65 not finite, 74 disk, 130, 143 signals."""
+    """Entry point.
+
+    Exit codes: 0 done, 2 refused input, 3 reproduction refused, 1 other failure, 65 not finite, 74 disk, 130, 143
+    signals.
+    """
     try:
         app(args=argv, standalone_mode=True)
     except Refused as refused:
