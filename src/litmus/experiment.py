@@ -74,6 +74,8 @@ from litmus.weights import digest_of_file, find_weights, follow_weights, load_we
 TRACE = "trace.json"
 """The artifact with what a run computed, to the last bit."""
 
+log = logging.getLogger("litmus")
+
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 FLAGS = {32: "32-true", 64: "64-true"}
@@ -330,7 +332,8 @@ def start_tracking(
     )
     # Masked as values, not as lines of text, where [masked] would be read back as a list.
     tracked.log_text(dump_config(mask_secrets(to_dict(config))), "config.yaml")
-    keep_fingerprint(tracked, take_fingerprint(config, info, weights=digest, facts=facts))
+    if differing := keep_fingerprint(tracked, take_fingerprint(config, info, weights=digest, facts=facts)):
+        log.warning("%s differ from the run's beginning: what follows is not what it would have been", differing)
     tracked.log_text(installed_packages(), "packages.txt")
     if diff := git_diff():
         tracked.log_text(diff, "code.diff")
@@ -338,15 +341,17 @@ def start_tracking(
     return tracked
 
 
-def keep_fingerprint(tracked: Run, now: Fingerprint) -> None:
-    """The run's first one; where it goes on in another world, ``litmus.changed_world`` says what differs there."""
+def keep_fingerprint(tracked: Run, now: Fingerprint) -> str:
+    """The run's first one; where it goes on in another world, what differs there, also as ``litmus.changed_world``."""
     first = tracked.dir / ARTIFACTS / FINGERPRINT
     if not first.exists():
         tracked.log_text(now.to_json(), FINGERPRINT)
-        return
-    differing = [field.name for field in compare(Fingerprint.from_json(first.read_text()), now) if field.differs]
+        return ""
+    then = Fingerprint.from_json(first.read_text())
+    differing = ", ".join(field.name for field in compare(then, now) if field.differs)
     if differing:
-        tracked.set_tags({"litmus.changed_world": ", ".join(differing)})
+        tracked.set_tags({"litmus.changed_world": differing})
+    return differing
 
 
 def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litmus.config import RunConfig, flatten, load_config
+from litmus.config import RunConfig, deciding, load_config
 from litmus.errors import Problem, Refused, refuse
 from litmus.tracking import code_digest, find_run, local_runs
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 """Of a run directory."""
-
-FREE = ("name", "tracking", "insight", "diagnosis", "train.log_every", "train.profiler", "data.root", "data.workers")
-"""Keys, and sections, that may change between two attempts: they decide no number of the training."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +179,9 @@ def newest_of(config: RunConfig, *, home: str) -> StoredRun | None:
 
 
 def differences(then: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:
-    """(key, then, now) of every key that decides a number of the training and differs."""
-    old, new = flatten(then), flatten(now)
-    found = [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
-    return [row for row in found if not any(row[0] == free or row[0].startswith(f"{free}.") for free in FREE)]
+    """(key, then, now) of every key that decides a number of the training and differs; also the accelerator."""
+    old, new = (deciding(config) | {"train.accelerator": config.train.accelerator} for config in (then, now))
+    return [(key, old.get(key), new.get(key)) for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
 
 
 def _unless_allowed(problems: list[Problem], allow_changed: bool) -> None:
