@@ -102,23 +102,23 @@ def test_runs_without_a_store_says_how_to_make_one(here, litmus):
 
 def test_sync_says_when_nothing_is_left(here, litmus):
     code, said, _ = litmus("sync")
-    assert (code, said.strip()) == (0, "nothing to send")
+    assert (code, said.split(";")[0]) == (0, "nothing to send")
+    code, _, said = litmus("sync", "abcd", "--all")
+    assert code == 2
+    assert "--all = 'abcd': sends every run" in said
 
 
-def test_weights_of_another_network_are_refused_with_the_difference(here, litmus):
+def test_files_that_are_no_longer_what_the_run_recorded_are_refused_by_name_and_digest(here, litmus):
     litmus("fit", *FAST, "name=first")
-    litmus("fit", *FAST, "name=second", "model.width=8")
-    first, second = (next((here / "mlruns/runs").glob(f"{name}-*/artifacts")) for name in ("first", "second"))
-    weights = [next(folder.rglob("weights.safetensors")) for folder in (first, second)]
-    weights[0].write_bytes(weights[1].read_bytes())
-    code, _, said = litmus("test", "first")
-    assert code == 2
-    assert "another network's weights" in said
-    assert "size mismatch" in said
-    weights[0].write_bytes(weights[1].read_bytes()[:100])
-    code, _, said = litmus("test", "first")
-    assert code == 2
-    assert "not a whole safetensors file" in said
+    artifacts = next((here / "mlruns/runs").glob("first-*/artifacts"))
+    for name in ("weights.safetensors", "config.yaml", "result.json"):
+        path, whole = artifacts / name, (artifacts / name).read_bytes()
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        code, _, said = litmus("test", "first")
+        assert code == 2, name
+        assert re.search(rf"{path}: is not what run \w+ recorded: digest \w{{32}}, recorded \w{{32}}", said), name
+        path.write_bytes(whole)
+    assert litmus("test", "first")[0] == 0
 
 
 def test_schema_prints_or_writes_the_same_json(here, litmus):

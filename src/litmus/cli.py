@@ -210,12 +210,24 @@ def runs(
 @app.command()
 def sync(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="As for test; default: every run not yet sent.")
+        str | None,
+        typer.Argument(metavar="[RUN]", help="As for test, or a run directory, wherever it lies; default: --all."),
     ] = None,
-    home: Home = "mlruns",
+    all_runs: Annotated[
+        bool, typer.Option("--all", help="Every run in --home that has ended and was not sent.")
+    ] = False,
+    home: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the runs are, and whose store takes a run directory from elsewhere; default: mlruns.",
+            show_default=False,
+        ),
+    ] = None,
     uri: Uri = None,
 ) -> None:
     """Send to MLflow what it does not have yet; twice is the same as once."""
+    if run is not None and all_runs:
+        raise refuse("--all", "sends every run, RUN sends one: give one of the two", run)
     from litmus.commands import send
 
     if not send(run, home=home, uri=uri):

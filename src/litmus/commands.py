@@ -119,25 +119,63 @@ def list_runs(*, home: str, uri: str | None, limit: int, say: Callable[[str], No
     say(f"next: {'    or    '.join([*words, 'litmus ui'])}")
 
 
-def send(reference: str | None, *, home: str, uri: str | None, say: Callable[[str], None] = print) -> bool:
-    """Send one run, or every run that was not sent; False when something is left."""
-    from litmus.errors import refuse
-    from litmus.tracking import find_run, sync, unsynced
+def send(
+    reference: str | None, *, home: str | None = None, uri: str | None, say: Callable[[str], None] = print
+) -> bool:
+    """Send one run, or every run that was not sent; False when something is left.
 
-    directories = unsynced(home)
-    if reference is not None:
-        found = find_run(reference, home=home, uri=uri)
+    A run directory from outside ``home`` goes to the store of ``home`` when that was named, else where it was sent
+    when it was made.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from litmus.errors import Problem, Refused, refuse
+    from litmus.tracking import embedded_uri, find_run, sync, unsynced
+
+    runs = home or "mlruns"
+    directories: list[Path] = []
+    if reference is None:
+        directories = unsynced(runs)
+    else:
+        found = find_run(reference, home=runs, uri=uri)
         if found.dir is None:
-            raise refuse("run", f"has no run directory in {home}: there is nothing to send from here", reference)
+            raise refuse("run", f"has no run directory in {runs}: there is nothing to send from here", reference)
         directories = [found.dir]
+        if home and uri is None and found.dir.resolve().parent != Path(home, "runs").resolve():
+            uri = embedded_uri(home)
     if not directories:
-        say("nothing to send")
+        say("nothing to send; litmus runs lists what there is")
+        return True
     complete = True
-    for directory in directories:
-        sent = sync(directory, uri=uri)
+    refused: list[Problem] = []
+    with_bar = len(directories) > 1
+    console = Console(stderr=True)
+    for directory in track(
+        directories, "sending", console=console, transient=True, disable=not (with_bar and console.is_terminal)
+    ):
+        try:
+            sent = sync(directory, uri=uri)
+        except Refused as one:  # the others can be sent all the same
+            refused += one.problems
+            continue
         complete &= sent.complete
-        say(f"{directory.name}  {'sent' if sent.complete else f'not sent: {sent.error}'}")
+        facts = f"{sent.sent:,} facts sent" if sent.sent else "nothing was missing"
+        where = f"as run {(sent.run_id or '')[:8]}, {facts}" if sent.complete else f"{sent.left:,} left: {sent.error}"
+        say(f"{directory.name}  {'sent' if sent.complete else 'not sent'}  {where}")
+        for row in sent.refused:
+            say(f"  MLflow does not take {row}")
+    if refused:
+        raise Refused(refused, source="run")
+    say("next: litmus runs    or    litmus ui" if complete else f"next: {_again(reference, home, uri)}")
     return complete
+
+
+def _again(reference: str | None, home: str | None, uri: str | None) -> str:
+    words = ["litmus", "sync", reference or "--all", *(["--home", home] if home else [])]
+    if uri is not None and "@" not in uri:
+        words += ["--uri", uri]
+    return shlex.join(words)
 
 
 def ago(elapsed_sec: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from litmus.tracking.delivery import Delivery, settle
 from litmus.tracking.destination import Destination
-from litmus.tracking.spool import Lock, Spool
+from litmus.tracking.spool import Lock, Spool, now_ms
 from litmus.tracking.store import RowsRefused, RunDeleted, RunGone, StoreTrouble
 
 HERE = Destination("http://store", "http://store")
@@ -227,6 +227,12 @@ def test_a_run_whose_process_is_gone_is_called_killed(spool):
     assert not settle(spool)  # said once
 
 
-def test_another_machines_run_is_not_called_killed(spool):
+def test_another_machines_run_is_called_killed_when_it_has_been_silent_for_ten_minutes(spool):
+    spool.set_meta(owner_host="elsewhere", owner_pid="123", alive_at=str(now_ms() - 590_000))
     assert not settle(spool)
     assert spool.status == "RUNNING"
+    silent_since = now_ms() - 601_000
+    spool.set_meta(alive_at=str(silent_since))
+    assert settle(spool)
+    assert (spool.status, spool.ended_at) == ("KILLED", silent_since)
+    assert spool.texts("tag")["litmus.fail_reason"] == "its process (123 on elsewhere) ended without a word"

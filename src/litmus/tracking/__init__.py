@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litmus.tracking.destination import resolve
+    from litmus.tracking.destination import embedded_uri, resolve
     from litmus.tracking.logger import RunLogger
     from litmus.tracking.masking import mask_secrets
     from litmus.tracking.past import past_code
@@ -34,6 +34,7 @@ __all__ = [
     "SystemMetrics",
     "code_digest",
     "cpu_model",
+    "embedded_uri",
     "environment",
     "environment_tags",
     "find_run",
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "destination": ("resolve",),
+    "destination": ("embedded_uri", "resolve"),
     "logger": ("RunLogger",),
     "masking": ("mask_secrets",),
     "past": ("past_code",),

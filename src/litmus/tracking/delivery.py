@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from litmus.errors import Problem, Refused, refuse
 from litmus.tracking.destination import Destination
 from litmus.tracking.masking import mask_secrets
-from litmus.tracking.spool import ARTIFACTS, Lock, Row, Spool, now_ms
+from litmus.tracking.names import check_artifact
+from litmus.tracking.spool import ARTIFACTS, Lock, Row, Spool, blake2b_of, now_ms
 from litmus.tracking.store import (
     MAX_METRICS,
     MAX_PARAMS,
@@ -32,6 +36,7 @@ from litmus.tracking.store import (
 
 OWNER_LOCK = ".owner.lock"
 SEND_LOCK = ".send.lock"
+_SILENT_MS = 600_000
 _MAX_BATCH_CHARS = 400_000  # MLflow's servers refuse a request of a megabyte, and JSON grows
 
 log = logging.getLogger("litmus.tracking")
@@ -209,8 +214,16 @@ class Delivery:
         for row in sorted(waiting, key=lambda row: (self._failures.get(row.seq, 0), row.seq)):
             path = self.spool.directory / ARTIFACTS / row.key
             try:
+                if problem := escape(self.spool.directory, row.key):
+                    self.spool.mark_skipped(self.label, row.seq, problem)
+                    continue
                 if not path.is_file():
                     self.spool.mark_skipped(self.label, row.seq, f"{path} is not there any more")
+                    continue
+                recorded = json.loads(row.value).get("digest")
+                if recorded and (found := blake2b_of(path)) != recorded:
+                    says = f"{path} is not what was recorded: digest {found}, recorded {recorded}"
+                    self.spool.mark_skipped(self.label, row.seq, says)
                     continue
                 store.upload(self._run_id, path, row.key)
                 self.spool.mark_delivered(self.label, row.seq)
@@ -225,23 +238,44 @@ class Delivery:
             raise trouble
 
 
-def settle(spool: Spool) -> bool:
-    """Say KILLED of a run whose process is gone without a word; True if that was so.
+def owner_is_gone(spool: Spool) -> bool:
+    """Whether the process that records a run is gone; a directory that cannot be written answers no.
 
-    Only the machine that ran it can know: the owner's lock is free and the owner was here.
+    This machine knows by the owner's lock, which is free. Another machine's lock cannot be seen from here (a copy has
+    none), but its run writes something every minute: it is gone when it has been silent for ten.
     """
-    if spool.status != "RUNNING" or spool.meta.get("owner_host") != socket.gethostname():
-        return False
+    with _ownerless(spool) as gone:
+        return gone
+
+
+@contextmanager
+def _ownerless(spool: Spool) -> Iterator[bool]:
+    """Whether it is; while it is, no process can take the run up."""
+    here = spool.meta.get("owner_host") == socket.gethostname()
     lock = Lock(spool.directory / OWNER_LOCK)
-    if not lock.acquire():
-        return False  # it lives, or it was resumed
+    gone = False
+    if here or now_ms() - spool.heard_at >= _SILENT_MS:
+        with suppress(sqlite3.Error):
+            gone = lock.acquire()
     try:
-        at = now_ms()
-        reason = f"its process ({spool.meta.get('owner_pid')}) ended without a word"
-        spool.append([(at, "tag", "litmus.fail_reason", reason, None), (at, "status", "status", "KILLED", None)])
+        yield gone
     finally:
         lock.release()
-    return True
+
+
+def settle(spool: Spool) -> bool:
+    """Say KILLED of a run whose process is gone without a word; True if that was so."""
+    if spool.status != "RUNNING":
+        return False
+    with _ownerless(spool) as gone:
+        if gone:
+            at, meta = spool.heard_at or now_ms(), spool.meta  # nobody was there to note when it ended
+            by = f"({meta.get('owner_pid')})"
+            if meta.get("owner_host") != socket.gethostname():
+                by = f"({meta.get('owner_pid')} on {meta.get('owner_host')})"
+            reason = f"its process {by} ended without a word"
+            spool.append([(at, "tag", "litmus.fail_reason", reason, None), (at, "status", "status", "KILLED", None)])
+        return gone
 
 
 @dataclass(frozen=True)
@@ -261,9 +295,43 @@ class Synced:
         return self.left == 0 and self.error is None
 
 
+def escape(directory: Path, name: str) -> str:
+    """Why a run directory's artifact of this name is not sent: it lies elsewhere. Empty if it is the run's own."""
+    try:
+        check_artifact(name)
+    except ValueError as error:
+        return str(error)
+    root = (directory / ARTIFACTS).resolve()
+    real = (directory / ARTIFACTS / name).resolve()
+    if root != directory.resolve() / ARTIFACTS or not real.is_relative_to(root):
+        return f"artifact {name!r} is a link to {real}, out of the run's artifacts"
+    return ""
+
+
+def _check_directory(spool: Spool) -> None:
+    """Refuse a run directory, which may come from anywhere, that is torn or names files that are not its own."""
+    if damage := spool.damage():
+        raise refuse(str(spool.path), f"is damaged: {damage}")
+    meta, where = spool.meta, str(spool.directory)
+    problems = [
+        Problem(where, f"its spool does not say the run's {key}: a torn copy?", meta.get(key, ""))
+        for key, allowed in (("uid", r"[0-9a-f]{32}"), ("name", ".+"), ("experiment", ".+"), ("started_at", r"\d+"))
+        if not re.fullmatch(allowed, meta.get(key, ""))
+    ]
+    escapes = (escape(spool.directory, name) for name in spool.texts("artifact"))
+    problems += [Problem(where, says) for says in escapes if says]
+    if problems:
+        raise Refused(problems, source="run")
+
+
 def sync_spool(directory: Path, destination: Destination, *, wait_sec: float = 5.0) -> Synced:
-    """Bring one destination up to date with a run directory. Twice is the same as once. Never raises for the store."""
+    """Bring one destination up to date with a run directory. Twice is the same as once. Never raises for the store.
+
+    Raises:
+        Refused: a directory that is torn, or whose artifacts lie outside it; nothing was sent.
+    """
     with Spool(directory) as spool:
+        _check_directory(spool)
         lock = Lock(directory / SEND_LOCK)
         error: str | None = None
         before = spool.unsent(destination.label)

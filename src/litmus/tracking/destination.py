@@ -84,6 +84,11 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
     raise refuse(where, f"has an unknown scheme {scheme!r}; {advice}", label)
 
 
+def embedded_uri(home: str | os.PathLike[str]) -> str:
+    """The address of the store in ``home``, whatever the environment names."""
+    return f"sqlite:///{(absolute_home(home) / DATABASE).as_posix()}"
+
+
 def destination_of(
     directory: Path, recorded: str, *, uri: str | None = None, home: str | os.PathLike[str] | None = None
 ) -> Destination:
@@ -98,7 +103,7 @@ def destination_of(
     if uri is None and recorded and from_environment and resolve(from_environment, home).label == recorded:
         uri = from_environment
     if uri is None and not recorded:
-        uri = f"sqlite:///{(absolute_home(home) / DATABASE).as_posix()}"
+        uri = embedded_uri(home)
     return resolve(uri or recorded, home)
 
 

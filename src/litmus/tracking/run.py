@@ -8,7 +8,6 @@ import getpass
 import logging
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import sys
@@ -28,13 +27,14 @@ from litmus.tracking.delivery import OWNER_LOCK
 from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, destination_of, resolve
 from litmus.tracking.masking import TEXT_SUFFIXES, mask_secrets
 from litmus.tracking.names import as_text, check_artifact, check_key, flatten
-from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool, as_json, now_ms
+from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool, as_json, blake2b_of, now_ms
 from litmus.tracking.store import MAX_DIGEST_CHARS, MAX_NAME_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, UID_TAG
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _WRITE_EVERY_SEC = 0.5
 _LOOK_EVERY_SEC = 5.0
+_SAY_ALIVE_EVERY_SEC = 60.0
 _LAST_TRIES = 3
 _WHOLE_WAIT = 6  # times the silence that is waited out at the end
 _MAX_BUFFERED = 200_000
@@ -164,6 +164,8 @@ class Run:
         )
         run.log_params(params or {})
         run._drain()
+        with contextlib.suppress(sqlite3.Error):
+            spool.say_alive()
         run._mode = send
         run._link = sender.start(directory, destination, send)
         run._writer.start()
@@ -304,8 +306,11 @@ class Run:
             target.parent.mkdir(parents=True, exist_ok=True)
             if text is not None:
                 fresh.write_text(text, encoding="utf-8")
-            elif file is not None and not (target.exists() and target.samefile(file)):
-                shutil.copyfile(file, fresh)
+                digest = blake2b_of(fresh)
+            elif target.exists() and target.samefile(file or target):
+                digest = blake2b_of(target)
+            else:
+                digest = blake2b_of(file or target, copy=fresh)
             if fresh.exists():
                 os.replace(fresh, target)
         except OSError as error:
@@ -313,7 +318,7 @@ class Run:
                 fresh.unlink(missing_ok=True)
             self._warn("artifact", f"the artifact {name} could not be kept in {target.parent}: {error}")
             return target
-        self._put("artifact", name, as_json({"bytes": target.stat().st_size}))
+        self._put("artifact", name, as_json({"bytes": target.stat().st_size, "digest": digest}))
         return target
 
     # From memory to disk
@@ -358,13 +363,16 @@ class Run:
                 self._warn("disk", f"{self._spool.path} cannot be written now, keeping it in memory: {error}")
 
     def _write_until_closed(self) -> None:
-        looked_at = time.monotonic()
+        looked_at = said_at = time.monotonic()
         while not self._closing.wait(_WRITE_EVERY_SEC):
             self._drain()
-            if time.monotonic() - looked_at >= _LOOK_EVERY_SEC:
-                looked_at = time.monotonic()
-                with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):
+                if time.monotonic() - looked_at >= _LOOK_EVERY_SEC:
+                    looked_at = time.monotonic()
                     self._look_after_sender()
+                if time.monotonic() - said_at >= _SAY_ALIVE_EVERY_SEC:
+                    said_at = time.monotonic()
+                    self._spool.say_alive()
 
     def _look_after_sender(self) -> None:
         if dead := self._link.dead:

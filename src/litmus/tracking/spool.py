@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -182,6 +183,28 @@ class Spool:
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
+    def say_alive(self) -> None:
+        """Note the time, for other machines, and move what the write-ahead log holds into the file itself.
+
+        A copy of the directory that was made without ``spool.sqlite-wal`` then lacks only what came after.
+        """
+        self.set_meta(alive_at=str(now_ms()))
+        self._all("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def damage(self) -> str:
+        """What sqlite finds wrong with the file, as after a copy made while the run wrote; empty when it is whole."""
+        try:
+            ((found, *_),) = self._all("PRAGMA quick_check(1)")
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return "" if found == "ok" else str(found)
+
+    @property
+    def heard_at(self) -> int:
+        """When the run last wrote anything, in ms since the epoch."""
+        logged = self._all("SELECT at FROM log ORDER BY seq DESC LIMIT 1")
+        return max(int(logged[0][0]) if logged else 0, int(self.meta.get("alive_at", 0)))
+
     @property
     def meta(self) -> dict[str, str]:
         return dict(self._all("SELECT key, value FROM meta"))
@@ -356,6 +379,16 @@ def on_network(path: Path) -> bool:
         if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
             best, kind = point, fstype
     return kind in _NETWORK
+
+
+def blake2b_of(path: Path, *, copy: Path | None = None) -> str:
+    """32 hexadecimal digits over a file's bytes (BLAKE2b), which are written to ``copy`` as they are read."""
+    summary = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file, open(os.devnull if copy is None else copy, "wb") as out:
+        while piece := file.read(2**20):
+            summary.update(piece)
+            out.write(piece)
+    return summary.hexdigest()
 
 
 def as_json(value: Any) -> str:

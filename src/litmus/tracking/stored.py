@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from litmus.errors import nearest, refuse
-from litmus.tracking.delivery import OWNER_LOCK, Synced, settle, sync_spool
-from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, destination_of, resolve
+from litmus.errors import Refused, nearest, refuse
+from litmus.tracking.delivery import Synced, owner_is_gone, settle, sync_spool
+from litmus.tracking.destination import (
+    DEFAULT_HOME,
+    RUNS,
+    Destination,
+    absolute_home,
+    destination_of,
+    embedded_uri,
+    resolve,
+)
 from litmus.tracking.names import check_artifact
-from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool
+from litmus.tracking.spool import ARTIFACTS, FILE, Spool, blake2b_of
 from litmus.tracking.store import UID_TAG, Remote, Store, StoreTrouble
 
 DOWNLOADS = "downloads"
@@ -79,16 +87,49 @@ class StoredRun:
         """A local file with this artifact, downloaded if this machine does not have it.
 
         Raises:
-            Refused: the run has no such artifact (the nearest name it has is said), or its server is away.
+            Refused: the run has no such artifact (the nearest name it has is said), its server is away, or the
+                bytes are no longer those that were recorded, neither here nor in MLflow.
             ValueError: the path leaves the run.
         """
         check_artifact(path)
-        if self.dir is not None and (self.dir / ARTIFACTS / path).is_file():
-            return self.dir / ARTIFACTS / path
-        if self.id is not None and self._destination is not None and self._home is not None:
-            with contextlib.suppress(FileNotFoundError), _answering(self._destination) as store:
-                return store.download(self.id, path, self._home / DOWNLOADS / self.id)
-        raise refuse("artifact", f"run {self.id8} has no such artifact; {nearest(path, self.artifacts())}", path)
+        recorded = self._recorded_digest(path)
+        here = None if self.dir is None else self.dir / ARTIFACTS / path
+        if here is not None and here.is_file():
+            if not here.resolve().is_relative_to((self.folder / ARTIFACTS).resolve()):
+                raise refuse(str(here), f"is a link to {here.resolve()}, out of the run's artifacts")
+            found = recorded and blake2b_of(here)
+            if found == recorded:
+                return here
+            says = f"is not what run {self.id8} recorded: digest {found}, recorded {recorded}"
+            try:
+                copy = self._downloaded(path)
+            except (Refused, StoreTrouble):  # MLflow is away, or has it no longer
+                copy = None
+            if copy is None or blake2b_of(copy) != recorded:
+                raise refuse(str(here), f"{says}; MLflow has no whole copy of it either")
+            log.warning("%s %s; MLflow's copy is whole and is used: %s", here, says, copy)
+            return copy
+        copy = self._downloaded(path)
+        if copy is None:
+            raise refuse("artifact", f"run {self.id8} has no such artifact; {nearest(path, self.artifacts())}", path)
+        if recorded and (found := blake2b_of(copy)) != recorded:
+            raise refuse(str(copy), f"is not what run {self.id8} recorded: digest {found}, recorded {recorded}")
+        return copy
+
+    def _recorded_digest(self, path: str) -> str:
+        """Of an artifact's bytes as they were logged; empty where that is not known here."""
+        if self.dir is None:
+            return ""
+        with Spool(self.dir) as spool:
+            return str(json.loads(spool.texts("artifact").get(path, "{}")).get("digest", ""))
+
+    def _downloaded(self, path: str) -> Path | None:
+        """MLflow's copy, None if it has none."""
+        if self.id is None or self._destination is None or self._home is None:
+            return None
+        with contextlib.suppress(FileNotFoundError), _answering(self._destination) as store:
+            return store.download(self.id, path, self._home / DOWNLOADS / self.id)
+        return None
 
     def artifacts(self) -> list[str]:
         """Paths of its artifacts."""
@@ -162,7 +203,12 @@ def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri
         raise refuse("run", "is empty; give an id, a prefix of it, a name or `latest`", reference)
     if (Path(reference).expanduser() / FILE).is_file():
         directory = Path(os.path.abspath(Path(reference).expanduser()))
-        return _read(directory, destination, home)
+        try:
+            return _read(directory, destination, home)
+        except (ValueError, KeyError, sqlite3.Error) as error:
+            raise refuse("run", f"is no whole run directory: {error}", str(directory)) from None
+    if os.sep in reference and Path(reference).expanduser().is_dir():
+        raise refuse("run", f"is no run directory: it has no {FILE}", reference)
 
     if reference == "latest":
         newest = list_runs(home=home, uri=uri, limit=1)
@@ -225,7 +271,7 @@ def unsynced(home: str | os.PathLike[str] = DEFAULT_HOME) -> list[Path]:
                 continue
             settle(spool)
             recorded = spool.meta.get("uri", "")
-            label = recorded or resolve(f"sqlite:///{(home / 'mlflow.db').as_posix()}", home).label
+            label = recorded or resolve(embedded_uri(home), home).label
             if spool.status != "RUNNING" and spool.unsent(label):
                 found.append((int(spool.meta["started_at"]), directory))
     return [directory for _, directory in sorted(found)]
@@ -276,7 +322,7 @@ def _read(directory: Path, destination: Destination, home: Path) -> StoredRun:
     with Spool(directory) as spool:
         meta, ids = spool.meta, spool.destinations()
         status, ended_at = spool.status, spool.ended_at
-        if status == "RUNNING" and _owner_is_gone(directory, meta):
+        if status == "RUNNING" and owner_is_gone(spool):
             status = "KILLED"
         return StoredRun(
             id=ids.get(destination.label) or next(filter(None, ids.values()), None),
@@ -294,19 +340,6 @@ def _read(directory: Path, destination: Destination, home: Path) -> StoredRun:
             _destination=destination,
             _home=home,
         )
-
-
-def _owner_is_gone(directory: Path, meta: Mapping[str, str]) -> bool:
-    """Only this machine's processes can be asked; another's run counts as running until it says otherwise."""
-    if meta.get("owner_host") != socket.gethostname():
-        return False
-    lock = Lock(directory / OWNER_LOCK)
-    try:
-        return lock.acquire()
-    except sqlite3.Error:
-        return False
-    finally:
-        lock.release()
 
 
 def _from_remote(remote: Remote, destination: Destination, home: Path) -> StoredRun:
