@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -305,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(args=argv, standalone_mode=True)
     except Refused as refused:
-        sys.stderr.write(f"{refused}\n")
+        sys.stderr.write(f"{_masked(refused)}\n")
         sys.exit(2)
     except ArithmeticError as error:
         _last_words(error)
@@ -316,10 +317,20 @@ def main(argv: list[str] | None = None) -> None:
     except Stopped as error:
         _last_words(error)
         sys.exit(error.exit_code)
+    except Exception:
+        sys.stderr.write(_masked(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _last_words(error: BaseException) -> None:
-    sys.stderr.write("\n".join(["", str(error), *getattr(error, "__notes__", [])]) + "\n")
+    sys.stderr.write(_masked("\n".join(["", str(error), *getattr(error, "__notes__", [])])) + "\n")
+
+
+def _masked(text: object) -> str:
+    """What goes to the screen often goes to a job's log file."""
+    from litmus.tracking.masking import mask_secrets
+
+    return str(mask_secrets(str(text)))
 
 
 if __name__ == "__main__":

@@ -663,7 +663,7 @@ def headline(config: RunConfig, info: DataInfo, classifier: ImageClassifier, tra
     facts = [f"lr {optim.lr:g}", f"l2_lambda {optim.l2_lambda:g}" if optim.l2_lambda else ""]
     return "\n".join(
         [
-            f"run    {config.run_name}, seed {config.seed}, in {shown(tracked.dir)}",
+            f"run    {tracked.name}, seed {config.seed}, in {shown(tracked.dir)}",
             f"model  {config.model.name} {getattr(config.model, 'depth', getattr(config.model, 'backbone', ''))}, "
             f"{size:,} parameters, on {device} in {train.precision}",
             f"data   {info.name} {images}, {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, "

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from litmus.tracking.masking import MASK, is_secret_name, mask_command, mask_secrets
+from litmus.tracking.masking import MASK, is_secret_name, mask_command, mask_lines, mask_secrets
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc=\n-----END RSA PRIVATE KEY-----"
 SECRETS = {
@@ -19,6 +19,25 @@ SECRETS = {
     "Databricks token": "dapi" + "0a" * 16,
     "JSON web token": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "dozjgNryP4J3jVmNHl0w5N",
     "private key": PEM,
+    "PGP key": PEM.replace("PRIVATE KEY", "PRIVATE KEY BLOCK").replace("RSA", "PGP"),
+    "age key": "AGE-SECRET-KEY-1" + "QPZRY9X8GF" * 6,
+    "Docker token": "dckr_pat_" + "a1B2" * 7,
+    "Atlassian token": "ATATT3xFfGF0" + "a1B2" * 20,
+    "Shopify token": "shpat_" + "0a1b2c3d" * 4,
+    "Groq key": "gsk_" + "a1B2" * 13,
+    "Replicate token": "r8_" + "a1B2" * 9,
+    "Vault token": "hvb." + "a1B2" * 10,
+    "Sentry token": "sntrys_eyJ" + "a1B2" * 10,
+    "Twilio key": "SK" + "0a1b2c3d" * 4,
+    "Telegram token": "123456789:AA" + "a1B2" * 8 + "x",
+    "Terraform token": "a1B2" * 3 + "a1.atlasv1." + "a1B2" * 16,
+    "Neptune token": "eyJ" + "a1B2" * 15,
+    "Google refresh token": "1//0" + "a1B2" * 10,
+    "netrc": "correct-horse",
+    "Kaggle key": "0a1b2c3d" * 4,
+    "curl user": "correct-horse-2",
+    "password with @": "pa@ss-in-url",
+    "Token header": "a1B2c3D4e5",
     "URL password": "hunter2-in-url",
     "Bearer header": "abcDEF123456789",
     "signed URL": "0f1e2d3c4b5a6978",
@@ -26,6 +45,11 @@ SECRETS = {
 AROUND = {
     "URL password": "postgresql://me:{}@db.example.org/mlflow",
     "Bearer header": "Authorization: Bearer {}",
+    "netrc": "machine h.example.org login me password {}",
+    "Kaggle key": '{{"username":"me","key":"{}"}}',
+    "curl user": "curl -s -u me:{} https://h.example.org",
+    "password with @": "http://me:{}@h.example.org/",
+    "Token header": "curl -H 'Authorization: token {}' https://h.example.org",
     "signed URL": "https://bucket.example.org/x.tar?X-Amz-Signature={}&v=1",
 }
 
@@ -159,6 +183,24 @@ def test_values_of_secret_environment_variables_are_masked_anywhere(monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "tr0ub4dor&3x")
     monkeypatch.setenv("HF_TOKEN", "mlflow")  # an ordinary word: masking it would destroy every text
     assert mask_secrets("it said tr0ub4dor&3x to mlflow") == f"it said {MASK} to mlflow"
+
+
+def test_a_long_text_is_masked_in_pieces_and_a_key_across_two_of_them_whole(monkeypatch):
+    from litmus.tracking import masking
+
+    monkeypatch.setattr(masking, "_PIECE_CHARS", 100)
+    secret = "tail-of-the-key"
+    lines = ["x" * 60 + "\n", "-----BEGIN PRIVATE KEY-----\n", "y" * 60 + "\n", secret + "\n"]
+    lines += ["-----END PRIVATE KEY-----\n", "password: abc\n", "z\n"]
+    masked = "".join(mask_lines(lines, name="a.log"))
+    assert masked == f"{lines[0]}{MASK}\npassword: {MASK}\nz\n"
+
+
+def test_ordinary_text_is_masked_at_megabytes_a_second():
+    text = "".join(f"{k},{k / 7},class_{k % 10},path/to/image_{k}.png\n" for k in range(40_000))
+    began = time.perf_counter()
+    assert mask_secrets(text, name="a.csv") == text
+    assert time.perf_counter() - began < 2  # measured: 0.25 s for 2.2 MB, 2.5 s before there were signs to look for
 
 
 def test_masking_twice_is_masking_once():

@@ -203,9 +203,10 @@ class Delivery:
         self.spool.update_destination(self.label, sent=row.seq)
 
     def _skip(self, row: Row, refusal: Exception) -> None:
-        self.spool.mark_skipped(self.label, row.seq, str(refusal))
+        says = str(mask_secrets(str(refusal)))  # a server may quote whatever it was sent
+        self.spool.mark_skipped(self.label, row.seq, says)
         self.spool.update_destination(self.label, sent=row.seq)
-        log.warning("MLflow at %s refuses %s %r: %s", self.label, row.kind, row.key, refusal)
+        log.warning("MLflow at %s refuses %s %r: %s", self.label, row.kind, row.key, says)
 
     def _send_artifacts(self, store: StoreLike) -> None:
         trouble: StoreTrouble | None = None
@@ -228,7 +229,7 @@ class Delivery:
                 store.upload(self._run_id, path, row.key)
                 self.spool.mark_delivered(self.label, row.seq)
             except RowsRefused as refusal:
-                self.spool.mark_skipped(self.label, row.seq, str(refusal))
+                self.spool.mark_skipped(self.label, row.seq, str(mask_secrets(str(refusal))))
             except StoreTrouble as error:
                 self._failures[row.seq] = self._failures.get(row.seq, 0) + 1
                 trouble = error

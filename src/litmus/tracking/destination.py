@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from litmus.errors import refuse
+from litmus.tracking.masking import MASK
 
 DEFAULT_HOME = "mlruns"
 RUNS = "runs"
@@ -59,7 +60,15 @@ def resolve(uri: str | None, home: str | os.PathLike[str]) -> Destination:
         return _sqlite(home / DATABASE, "tracking.home", embedded=True)
 
     label = without_password(given)
-    scheme = urlsplit(given).scheme.lower()
+    if MASK in given:  # the config of a run that is read back
+        given = label
+        from_environment = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+        if without_password(from_environment).rstrip("/") == label.rstrip("/"):
+            given = from_environment
+    try:
+        scheme = urlsplit(given).scheme.lower()
+    except ValueError as error:
+        raise refuse(where, f"is no address: {error}", label) from None
     advice = f"leave it empty for the store in {home}, or use sqlite:////absolute/path/mlflow.db or http(s)://host:port"
     if scheme in ("http", "https"):
         if not urlsplit(given).hostname:
@@ -117,4 +126,4 @@ def _sqlite(database: Path, where: str, *, embedded: bool) -> Destination:
 
 
 def without_password(uri: str) -> str:
-    return re.sub(r"(://)[^/@]*@", r"\1", uri)
+    return re.sub(r"(://)[^/]*@", r"\1", uri)  # a password may have an @ in it

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 MASK = "[masked]"
 
 _SECRET_WORDS = {
-    "password", "passwords", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets", "token", "apikey",
-    "credential", "credentials", "authorization", "bearer", "cookie", "dsn", "authtoken", "accesstoken",
+    "password", "passwords", "passwd", "pgpassword", "pwd", "passphrase", "passcode", "secret", "secrets", "token",
+    "apikey", "credential", "credentials", "authorization", "bearer", "cookie", "dsn", "authtoken", "accesstoken",
     "secretkey", "privatekey", "accesskey", "sas", "pat", "webhook",
 }  # fmt: skip
 _KEY_OWNERS = {
     "api", "access", "private", "secret", "signing", "encryption", "auth", "account", "license", "ssh", "master",
     "shared", "service", "storage", "client", "subscription",
 }  # fmt: skip
+_PASS_OWNERS = {"db", "database", "smtp", "mail", "email", "user", "ftp", "mysql", "postgres", "redis", "root", "admin"}
 # A vision transformer has tokens too: `class_token`, `num_tokens`, `token_dim`.
 _NET_WORDS_BEFORE = {
     "class", "cls", "dist", "mask", "pad", "num", "reg", "register", "max", "min", "per", "patch", "bos", "eos",
@@ -38,7 +39,9 @@ _NET_WORDS_AFTER = {
 _SHAPES = re.compile(
     "|".join(
         [
-            r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+            r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
+            r"(?<=\bPrivate-Lines: )\d+\s[\s\S]*?(?=Private-MAC|\Z)",
+            r"\bAGE-SECRET-KEY-1[A-Z0-9]{50,}",
             r"\b(?:AKIA|ASIA|AGPA|AIDA|AROA|ABIA|ACCA)[A-Z0-9]{16}\b",
             r"\bgh[pousr]_[A-Za-z0-9]{30,}",
             r"\bgithub_pat_[A-Za-z0-9_]{22,}",
@@ -58,14 +61,39 @@ _SHAPES = re.compile(
             r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
             r"\bwandb_v1_[A-Za-z0-9_]{20,}",
             r"\bglsa_[A-Za-z0-9_]{30,}",
-            r"\bhvs\.[A-Za-z0-9_-]{20,}",
+            r"\bglc_[A-Za-z0-9+/=_-]{30,}",
+            r"\bhv[sbr]\.[A-Za-z0-9_-]{20,}",
             r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+            r"\beyJ[A-Za-z0-9+/_-]{40,}",  # JSON in base64: Neptune's tokens, and others'
+            r"\bsntry[su]_[A-Za-z0-9+/=_-]{20,}",
+            r"\bdckr_(?:pat|oat)_[A-Za-z0-9_-]{20,}",
+            r"\bATATT3[A-Za-z0-9_=-]{30,}",
+            r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}\b",
+            r"\blin_api_[A-Za-z0-9]{30,}",
+            r"\bntn_[A-Za-z0-9]{30,}",
+            r"\br8_[A-Za-z0-9]{30,}",
+            r"\bgsk_[A-Za-z0-9]{40,}",
+            r"\bpplx-[A-Za-z0-9]{30,}",
+            r"\bxai-[A-Za-z0-9]{60,}",
+            r"\bPMAK-[0-9a-f]{24}-[0-9a-f]{34}\b",
+            r"\bfigd_[A-Za-z0-9_-]{30,}",
+            r"\bsbp_[0-9a-f]{40}\b",
+            r"\bNRAK-[A-Z0-9]{27}\b",
+            r"\bpul-[0-9a-f]{40}\b",
+            r"\bsq0(?:atp|csp)-[A-Za-z0-9_-]{22,}",
+            r"\bSK[0-9a-f]{32}\b",
+            r"\bkey-[0-9a-f]{32}\b",
+            r"\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",
+            r"\b[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,}",
+            r"\b[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{60,}",
+            r"\b1//0[A-Za-z0-9_-]{30,}",
             r"https://hooks\.slack\.com/services/[A-Za-z0-9/]+",
+            r"https://discord(?:app)?\.com/api/webhooks/[0-9]+/[A-Za-z0-9_-]+",
         ]
     )
 )
 _URL_PASSWORD = re.compile(
-    r"(?P<before>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)"
+    r"(?P<before>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/:@'\"]*:)[^\s/'\"<>]+(?=@)"
 )
 _URL_TOKEN = re.compile(r"(?P<before>\bhttps?://)[A-Za-z0-9_-]{20,}(?=@)")
 _SIGNED_URL = re.compile(
@@ -73,8 +101,18 @@ _SIGNED_URL = re.compile(
     r"|Signature|sig|access_token|api_key|apikey|token|key|password)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
-_AUTH_HEADER = re.compile(r"(?P<before>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_AUTH_HEADER = re.compile(
+    r"(?P<before>\b(?:Bearer|Basic|Authorization[\"']?\s*[:=]\s*[\"']?(?:Token|ApiKey|Digest))\s+)"
+    r"[A-Za-z0-9._~+/=-]{8,}",
+    re.IGNORECASE,
+)
+_NETRC = re.compile(r"(?P<before>\blogin\s+\S+\s+password\s+)\S+")
+_KAGGLE = re.compile(r"(?P<before>\"username\"\s*:\s*\"[^\"]{1,80}\"\s*,\s*\"key\"\s*:\s*\")[0-9a-f]{32}")
+_CURL_USER = re.compile(r"(?P<before>\bcurl\b[^\n]{0,200}?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']{1,80}:)[^\s\"']+")
 _ACCOUNT_KEY = re.compile(r"(?P<before>\b(?:AccountKey|SharedAccessKey|Password|Pwd)=)[^;\s'\"]{6,}", re.IGNORECASE)
+_PATTERNS = (
+    _URL_PASSWORD, _URL_TOKEN, _SIGNED_URL, _AUTH_HEADER, _ACCOUNT_KEY, _NETRC, _KAGGLE, _CURL_USER,
+)  # fmt: skip
 
 _WORD = r"[A-Za-z_][\w.-]{0,120}"
 _NAME = rf"(?<![\w.])(?<![\w.]-){_WORD}"  # from its first letter: trying each letter of a long word is quadratic
@@ -94,8 +132,21 @@ _LINE = re.compile(
 
 _LINES = {".yaml", ".yml", ".toml", ".cfg", ".ini", ".env"}
 _CODE = {".py", ".pyi", ".ipynb", ".c", ".cc", ".cpp", ".h", ".cu", ".js", ".ts", ".go", ".rs", ".java", ".lock"}
-TEXT_SUFFIXES = {".yaml", ".yml", ".json", ".jsonl", ".toml", ".txt", ".log", ".md", ".diff", ".patch", ".cfg", ".ini",
-                 ".env", ".sh", ".csv", ".py"}  # fmt: skip
+# A text without any of these (in lower case) holds nothing that a pattern below would mask: looking for them is ten
+# times as fast as trying the patterns.
+_SIGNS = (
+    "passw", "pgpass", "passphrase", "passcode", "pwd", "secret", "token", "key", "credential", "authorization",
+    "bearer", "basic ", "cookie", "dsn", "webhook", "://", "begin ", "private-lines", "akia", "asia", "agpa", "aida",
+    "aroa", "abia", "acca", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_", "glpat", "gldt", "glrt", "glptt",
+    "gloas", "glcbt", "hf_", "sk-", "rk-", "pk-", "sk_", "rk_", "xox", "xapp", "aiza", "ya29", "gocspx", "dapi",
+    "doo_", "dop_", "dor_", "npm_", "pypi-", "sg.", "wandb_", "glsa_", "glc_", "hvs.", "hvb.", "hvr.", "eyj", "sntry",
+    "dckr_", "atatt3", "shp", "lin_api", "ntn_", "r8_", "gsk_", "pplx-", "xai-", "pmak-", "figd_", "sbp_", "nrak-",
+    "pul-", "sq0", "atlasv1", "1//0", ":aa", "login", "curl", "sig=", "signature=",
+)  # fmt: skip
+_SIGN = re.compile(
+    r"(?<![a-z])(?:pat|sas|pass)(?![a-z])|\bsk[0-9a-f]{32}\b|\b[mno][a-z0-9_-]{23,27}\.[a-z0-9_-]{6}\.[a-z0-9_-]{27}"
+)
+_PIECE_CHARS = 1_000_000
 
 
 def mask_secrets(value: Any, *, key: str = "", name: str = "") -> Any:
@@ -153,7 +204,7 @@ def is_secret_name(name: str) -> bool:
     """
     words = _words(name.lstrip("-").rsplit(".", 1)[-1])
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
-        if word == "key" and before in _KEY_OWNERS:
+        if (word == "key" and before in _KEY_OWNERS) or (word == "pass" and before in _PASS_OWNERS):
             return True
         if word in ("pat", "sas") and len(words) > 1 and after not in ("", "token"):
             continue
@@ -180,11 +231,29 @@ def own_secrets(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted(filter(telling, values), key=len, reverse=True)
 
 
+def mask_lines(lines: Iterable[str], *, name: str = "") -> Iterator[str]:
+    """A long text's lines masked in pieces of a million characters, so that its length costs no memory."""
+    piece: list[str] = []
+    chars, in_key = 0, False
+    for line in lines:
+        piece.append(line)
+        chars += len(line)
+        if "-----" in line:  # a private key is masked whole
+            in_key = "-----BEGIN" in line
+        if chars >= _PIECE_CHARS and not (in_key and chars < 2 * _PIECE_CHARS):
+            yield str(mask_secrets("".join(piece), name=name))
+            piece, chars, in_key = [], 0, False
+    yield str(mask_secrets("".join(piece), name=name))
+
+
 def _mask_text(text: str, name: str = "", own: Iterable[str] | None = None) -> str:
     for secret in own_secrets() if own is None else own:
         text = text.replace(secret, MASK)
+    small = text.lower()
+    if not any(sign in small for sign in _SIGNS) and not _SIGN.search(small):
+        return text
     text = _SHAPES.sub(MASK, text)
-    for pattern in (_URL_PASSWORD, _URL_TOKEN, _SIGNED_URL, _AUTH_HEADER, _ACCOUNT_KEY):
+    for pattern in _PATTERNS:
         text = pattern.sub(rf"\g<before>{MASK}", text)
     suffix = PurePath(name).suffix or PurePath(name).name  # `.env` is all name
     if suffix in _LINES:

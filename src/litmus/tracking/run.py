@@ -16,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -25,7 +25,7 @@ from litmus.errors import refuse
 from litmus.tracking import sender
 from litmus.tracking.delivery import OWNER_LOCK
 from litmus.tracking.destination import DEFAULT_HOME, RUNS, Destination, absolute_home, destination_of, resolve
-from litmus.tracking.masking import TEXT_SUFFIXES, mask_secrets
+from litmus.tracking.masking import mask_lines, mask_secrets
 from litmus.tracking.names import as_text, check_artifact, check_key, flatten
 from litmus.tracking.spool import ARTIFACTS, FILE, Lock, Spool, as_json, blake2b_of, now_ms
 from litmus.tracking.store import MAX_DIGEST_CHARS, MAX_NAME_CHARS, MAX_PARAM_CHARS, MAX_TAG_CHARS, UID_TAG
@@ -38,7 +38,6 @@ _SAY_ALIVE_EVERY_SEC = 60.0
 _LAST_TRIES = 3
 _WHOLE_WAIT = 6  # times the silence that is waited out at the end
 _MAX_BUFFERED = 200_000
-_MAX_MASKED_BYTES = 8_000_000
 
 log = logging.getLogger("litmus.tracking")
 
@@ -270,11 +269,11 @@ class Run:
         if not name or len(name) > MAX_NAME_CHARS:
             raise ValueError(f"data set name {name[:40]!r}: 1 to {MAX_NAME_CHARS} characters")
         fields = {"source": mask_secrets(str(source)), "digest": digest[:MAX_DIGEST_CHARS], "context": context}
-        self._put("dataset", name, as_json(fields))
+        self._put("dataset", mask_secrets(name), as_json(fields))
 
     def log_text(self, text: str, name: str) -> Path:
         """Text as the artifact ``name`` (``config.yaml``, ``tables/errors.csv``), masked. Returns where it lies."""
-        return self._keep(check_artifact(name), text=mask_secrets(text, name=name))
+        return self._keep(check_artifact(name), text=[mask_secrets(text, name=name)])
 
     def log_artifact(self, path: str | os.PathLike[str], folder: str = "") -> Path:
         """A file, or a folder with all in it, as an artifact in ``folder``; text files are masked.
@@ -294,18 +293,19 @@ class Run:
             return self.dir / ARTIFACTS / name
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file to keep as the artifact {name!r}")
-        if path.suffix in TEXT_SUFFIXES and path.stat().st_size <= _MAX_MASKED_BYTES:
-            with contextlib.suppress(UnicodeDecodeError):
-                return self._keep(name, text=mask_secrets(path.read_text(encoding="utf-8"), name=name))
+        if _is_text(path):
+            with contextlib.suppress(UnicodeDecodeError), path.open(encoding="utf-8", newline="") as lines:
+                return self._keep(name, text=mask_lines(lines, name=name))
         return self._keep(name, file=path)
 
-    def _keep(self, name: str, *, text: str | None = None, file: Path | None = None) -> Path:
+    def _keep(self, name: str, *, text: Iterable[str] | None = None, file: Path | None = None) -> Path:
         target = self.dir / ARTIFACTS / PurePosixPath(name)
         fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if text is not None:
-                fresh.write_text(text, encoding="utf-8")
+                with fresh.open("w", encoding="utf-8", newline="") as out:
+                    out.writelines(text)
                 digest = blake2b_of(fresh)
             elif target.exists() and target.samefile(file or target):
                 digest = blake2b_of(target)
@@ -313,6 +313,9 @@ class Run:
                 digest = blake2b_of(file or target, copy=fresh)
             if fresh.exists():
                 os.replace(fresh, target)
+        except UnicodeDecodeError:  # no text after all
+            fresh.unlink(missing_ok=True)
+            raise
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
@@ -537,6 +540,12 @@ def _directory(runs: Path, name: str, uid: str) -> tuple[Path, bool]:
     except OSError as error:
         raise refuse("tracking.home", f"cannot be written: {error}", str(runs.parent)) from None
     return directory, False
+
+
+def _is_text(path: Path) -> bool:
+    """Whatever its name says: binary formats have a zero byte early."""
+    with path.open("rb") as file:
+        return b"\0" not in file.read(8192)
 
 
 def _checked_name(where: str, name: str) -> str:

@@ -258,6 +258,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_process)
 
 
+class _Masked(logging.Formatter):
+    """Libraries log addresses and answers as they come."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(mask_secrets(super().format(record)))
+
+
 def main(parent: int, commands: IO[bytes]) -> None:
     """The sender process: obey the lines on standard input until the other end is gone, then send what is left."""
     import signal
@@ -267,7 +274,11 @@ def main(parent: int, commands: IO[bytes]) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):
         os.nice(5)  # training first
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
+    threading.excepthook = lambda died: log.error("%s died", died.thread, exc_info=died.exc_value)
 
     couriers: dict[str, Courier] = {}
     gone = threading.Event()
