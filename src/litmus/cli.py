@@ -77,12 +77,16 @@ def fit(
 def check(
     sources: Sources = None,
     show: Annotated[bool, typer.Option("--show", help="Draw augmented training images to a PNG.")] = False,
+    decode: Annotated[
+        bool,
+        typer.Option("--decode", help="Decode every image again and compare digests: all that is damaged, by path."),
+    ] = False,
 ) -> None:
     """Everything that can be refused before compute; trains nothing, leaves no run."""
     config = _config(sources)
     from litmus.commands import check_run
 
-    check_run(config, show=show)
+    check_run(config, show=show, decode=decode, sources=sources or [])
 
 
 @app.command("test")

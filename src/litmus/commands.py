@@ -12,8 +12,19 @@ from typing import Any
 from litmus.config import RunConfig, notes
 
 
-def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = print) -> None:
-    """Everything that can be refused before compute; with ``show``, a picture of augmented training batches."""
+def check_run(
+    config: RunConfig,
+    *,
+    show: bool,
+    decode: bool = False,
+    sources: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> None:
+    """Everything that can be refused before compute; with ``show``, a picture of augmented training batches.
+
+    ``decode`` looks at every file of the data again; where one of ``sources`` is a run's ``config.yaml``, the data are
+    compared with those of the run.
+    """
     from litmus.experiment import checked_data, make_network
     from litmus.networks import num_params
     from litmus.paths import shown
@@ -29,6 +40,13 @@ def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = pri
         f"       {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, digest {info.digest}, "
         f"splits {info.split_digest}"
     )
+    if decode:
+        from litmus.data.verify import verify_files
+
+        for line in verify_files(data):
+            say(f"files  {line}")
+        for line in same_data(info.digest, sources):
+            say(f"data   {line}")
     network = make_network(config, info)
     say(f"model  {config.model.name}, {num_params(network):,} parameters")
     if origin := load_weights_(network, config):
@@ -40,6 +58,23 @@ def check_run(config: RunConfig, *, show: bool, say: Callable[[str], None] = pri
     if show:
         say(f"picture  {shown(draw_augmented(config, data))}")
     say("nothing to refuse; next: litmus fit with the same arguments")
+
+
+def same_data(digest: str, sources: Sequence[str]) -> Iterator[str]:
+    """Says so for each run whose ``config.yaml`` is among ``sources``; ``Refused`` if its data were others."""
+    from litmus.errors import refuse
+    from litmus.tracking import find_run
+
+    for source in sources:
+        directory = Path(source).absolute().parent.parent
+        if Path(source).name != "config.yaml" or not (directory / "spool.sqlite").is_file():
+            continue
+        run = find_run(str(directory))
+        for name, recorded in run.data_digests().items():
+            if recorded != digest:
+                says = f"is the digest of {name} now, run {run.id8} recorded {recorded}: images or labels changed"
+                raise refuse("data", says, digest, source=str(directory))
+            yield f"the same as run {run.id8} had"
 
 
 def draw_augmented(config: RunConfig, data: Any, *, rows: int = 8, epochs: int = 8) -> Path:

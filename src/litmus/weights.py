@@ -185,6 +185,8 @@ def _check_path(file: Path) -> None:
     if file.is_dir():
         inside = [str(path) for path in sorted(file.iterdir()) if path.suffix in (".safetensors", *_PICKLED)]
         raise refuse(KEY, f"is a folder; {f'did you mean {inside[0]!r}?' if inside else 'name a file'}", str(file))
+    if file.exists() and not file.is_file():
+        raise refuse(KEY, "is a pipe or a device; name a file", str(file))
     if not file.is_file():
         near = [str(path) for path in file.parent.iterdir()] if file.parent.is_dir() else []
         hint = f"; {nearest(str(file), near)}" if near else f"; there is no folder {file.parent.resolve()} either"

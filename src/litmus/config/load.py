@@ -14,6 +14,7 @@ from litmus.config.schema import CHOICES, RunConfig, Section, names_of
 from litmus.errors import Problem, Refused, nearest, refuse
 
 MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
 
 
 def load_config(sources: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,6 +96,8 @@ def _read_yaml(path: Path) -> Any:
     name = str(path)
     if path.is_dir():
         raise refuse(name, "is a folder, not a config file")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for somebody to write, a device never ends
+        raise refuse(name, "is a pipe or a device, not a config file")
     if not path.exists():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = {str(near) for near in folder.glob("**/*.yaml")} if folder.is_dir() else set()
@@ -115,6 +118,9 @@ def _read_yaml(path: Path) -> Any:
             raise refuse(name, "is empty")
         if not isinstance(tree, yaml.MappingNode):
             raise refuse(name, f"must be a mapping of sections, found a {tree.id}")
+        if (nodes := _num_nodes(tree, {})) > MAX_NODES:
+            says = f"has aliases (*name) that would unfold to more than {MAX_NODES:,} values"
+            raise refuse(name, says if nodes < 10**9 else f"{says}: a bomb")
         doubles = list(_doubled_keys(tree))
         if doubles:
             raise Refused([Problem(f"{name}: {key}", f"stands twice, on lines {a} and {b}") for key, a, b in doubles])
@@ -125,6 +131,16 @@ def _read_yaml(path: Path) -> Any:
         raise refuse(name, f"is not YAML: {getattr(error, 'problem', None) or error}{where}") from None
     except RecursionError:
         raise refuse(name, "is nested too deeply") from None
+
+
+def _num_nodes(node: Any, known: dict[int, int]) -> int:
+    """Nodes of a YAML tree with every alias written out; an anchor that contains itself counts without end."""
+    if id(node) not in known:
+        known[id(node)] = 10**9  # while we are inside
+        inner = node.value if isinstance(node.value, list) else []
+        pairs = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_num_nodes(part, known) for part in pairs)
+    return known[id(node)]
 
 
 def _doubled_keys(node: Any, prefix: str = "", above: tuple[int, ...] = ()) -> Iterable[tuple[str, int, int]]:

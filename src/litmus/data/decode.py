@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,10 @@ class BadImage(Exception):
     """A file that is not an image we can train on; the text is the reason."""
 
 
+class UnreadableImages(Refused):
+    """A problem for each file that does not decode: path, index, reason."""
+
+
 def decode(path: Path, image_size: tuple[int, int] | None = None, channels: int | None = None) -> NDArray[np.uint8]:
     """(C, H, W) uint8, turned upright as its EXIF tag says.
 
@@ -51,6 +56,8 @@ def decode(path: Path, image_size: tuple[int, int] | None = None, channels: int 
         BadImage: missing, empty, truncated, not an image, or of more than 8 bits a channel.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for somebody to write
+            raise BadImage("a folder, a pipe or a device")
         with Image.open(path) as file:
             if file.mode not in _GREY_MODES | _COLOUR_MODES:
                 raise BadImage(f"mode {file.mode} is not 8 bits a channel: convert it first")
@@ -120,11 +127,12 @@ class ImageFiles:
 class FileImages:
     """Decoded image files: memory-mapped pixels when there is a cache of them, else decoded at each access.
 
-    ``digests`` (N, 16) identify the pixels of each image, whatever its file's name or format.
+    ``digests`` (N, 16) identify the pixels of each image, whatever its file's name or format. ``decoded_sec``: how
+    long decoding them all took, None if a cache was found.
     """
 
-    def __init__(self, files: ImageFiles, folder: Path):
-        self.files, self.folder = files, folder
+    def __init__(self, files: ImageFiles, folder: Path, *, decoded_sec: float | None = None):
+        self.files, self.folder, self.decoded_sec = files, folder, decoded_sec
         with np.load(folder / "facts.npz") as facts:
             self.digests: NDArray[np.uint8] = facts["digests"]
             self._sums: NDArray[np.int64] = facts["sums"]
@@ -161,6 +169,25 @@ class FileImages:
             images.numpy()[row] = pixels
         return images
 
+    def verify(self) -> list[Problem]:
+        """Decode every file again, and compare with what the cache says and holds; a problem for each that differs."""
+        bad: dict[int, str] = {}
+        cached = f"remove {self.folder}"
+
+        def work(position: int) -> None:
+            try:
+                pixels = self.files.decode(position)
+            except BadImage as reason:
+                bad[position] = str(reason)
+                return
+            if not _is_digest(self.digests[position], pixels):
+                bad[position] = f"decodes to other pixels than when it was cached: {cached}"
+            elif self._pixels is not None and not _is_digest(self.digests[position], self._pixels[position].numpy()):
+                bad[position] = f"the cache of its pixels is damaged: {cached}"
+
+        _for_each(work, len(self), f"decoding {self.files.base.name}")
+        return _problems(self.files, bad)
+
     def moments(self, idx: Tensor) -> Moments:
         return moments_of(self._sums[idx.numpy()].sum(0), len(idx) * self.shape[1] * self.shape[2])
 
@@ -178,12 +205,15 @@ def open_files(files: ImageFiles, cache: Path, *, stream_above_gb: float) -> Fil
     shape = _shape_of(files)
     keep = len(files) * int(np.prod(shape)) <= stream_above_gb * 1e9
     folder = cache / f"{files.title or files.base.resolve().name}-{files.fingerprint()}{'' if keep else '-streamed'}"
+    decoded_sec = None
     if not _complete(folder):
         _make_room(cache, len(files) * int(np.prod(shape)) if keep else 0)
         with _locked(cache):
             if not _complete(folder):
+                started = time.monotonic()
                 _build(files, folder, shape, keep=keep)
-    return FileImages(files, folder)
+                decoded_sec = time.monotonic() - started
+    return FileImages(files, folder, decoded_sec=decoded_sec)
 
 
 def _shape_of(files: ImageFiles) -> tuple[int, int, int]:
@@ -215,30 +245,25 @@ def _build(files: ImageFiles, folder: Path, shape: tuple[int, int, int], *, keep
         else:
             logger.info("checking %d images of %s, to be decoded while training", num, files.base)
 
-        def work(start: int) -> int:
-            stop = min(start + _FILES_PER_TASK, num)
-            for position in range(start, stop):
-                try:
-                    image = files.decode(position)
-                except BadImage as reason:
-                    bad[position] = str(reason)
-                    continue
-                if image.shape != shape:
-                    odd[position] = image.shape
-                    continue
-                wide = image.reshape(channels, -1).astype(np.int64)
-                sums[position] = wide.sum(1), np.square(wide).sum(1)
-                digests[position] = np.frombuffer(bytes.fromhex(digest_of([image])), np.uint8)
-                if pixels is not None:
-                    pixels[position] = image
-            return stop - start
+        def work(position: int) -> None:
+            try:
+                image = files.decode(position)
+            except BadImage as reason:
+                bad[position] = str(reason)
+                return
+            if image.shape != shape:
+                odd[position] = image.shape
+                return
+            wide = image.reshape(channels, -1).astype(np.int64)
+            sums[position] = wide.sum(1), np.square(wide).sum(1)
+            digests[position] = np.frombuffer(bytes.fromhex(digest_of([image])), np.uint8)
+            if pixels is not None:
+                pixels[position] = image
 
-        with ThreadPoolExecutor(_cores()) as pool, _progress(num, f"decoding {files.base.name}") as advance:
-            for done in pool.map(work, range(0, num, _FILES_PER_TASK)):
-                advance(done)
+        _for_each(work, num, f"decoding {files.base.name}")
         problems = _problems(files, bad) + _mixed(files, shape, odd)
         if problems:
-            raise Refused(problems, source=str(files.base))
+            raise UnreadableImages(problems, source=str(files.base))
         if pixels is not None:
             pixels.flush()
         np.savez(temporary / "facts.npz", digests=digests, sums=sums, shape=np.array(shape))
@@ -250,13 +275,31 @@ def _build(files: ImageFiles, folder: Path, shape: tuple[int, int, int], *, keep
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _for_each(work: Callable[[int], None], num: int, what: str) -> None:
+    """``work`` on 0..num-1 in threads, with a progress bar."""
+
+    def some(start: int) -> int:
+        stop = min(start + _FILES_PER_TASK, num)
+        for position in range(start, stop):
+            work(position)
+        return stop - start
+
+    with ThreadPoolExecutor(_cores()) as pool, _progress(num, what) as advance:
+        for done in pool.map(some, range(0, num, _FILES_PER_TASK)):
+            advance(done)
+
+
+def _is_digest(digest: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> bool:
+    return digest.tobytes() == bytes.fromhex(digest_of([pixels]))
+
+
 def _problems(files: ImageFiles, bad: dict[int, str]) -> list[Problem]:
     where = [(position, str(files.base / files.names[position])) for position in sorted(bad)]
     return [Problem(path, f"image {position} of {len(files)}: {bad[position]}") for position, path in where]
 
 
-def _unreadable(files: ImageFiles, bad: dict[int, str]) -> Refused:
-    return Refused(_problems(files, bad), source=str(files.base))
+def _unreadable(files: ImageFiles, bad: dict[int, str]) -> UnreadableImages:
+    return UnreadableImages(_problems(files, bad), source=str(files.base))
 
 
 def _mixed(files: ImageFiles, shape: tuple[int, int, int], odd: dict[int, tuple[int, ...]]) -> list[Problem]:

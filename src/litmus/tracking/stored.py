@@ -141,6 +141,13 @@ class StoredRun:
         with _answering(self._destination) as store:
             return store.artifacts(self.id)
 
+    def data_digests(self) -> dict[str, str]:
+        """Digest of each data set by name; empty where this machine does not hold the run's directory."""
+        if self.dir is None:
+            return {}
+        with Spool(self.dir) as spool:
+            return {name: str(json.loads(fields)["digest"]) for name, fields in spool.texts("dataset").items()}
+
     def history(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of one metric, by step; empty if it was not logged."""
         if self.dir is not None:

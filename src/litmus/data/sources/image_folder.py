@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from litmus.data.decode import FileImages, ImageFiles, open_files
+from litmus.data.decode import FileImages, ImageFiles, UnreadableImages, open_files
 from litmus.data.sources import Request, Source, source
 from litmus.errors import Problem, Refused
 
@@ -49,7 +49,12 @@ def image_folder(request: Request) -> Source:
         folder = folders[key]
         assert folder is not None
         files = ImageFiles(folder, names, labels, request.image_size, request.channels, key)
-        sets[key] = open_files(files, request.root / "cache", stream_above_gb=request.stream_above_gb)
+        try:
+            sets[key] = open_files(files, request.root / "cache", stream_above_gb=request.stream_above_gb)
+        except UnreadableImages as bad:  # those of the other folders are named as well
+            problems += bad.problems
+    if problems:
+        raise UnreadableImages(problems, source=str(request.path))
     problems = [
         Problem(key, f"images are {_chw(other.shape)}, those of data.path {_chw(sets['data.path'].shape)}: "
                 "set data.image_size and data.channels", str(folders[key]))

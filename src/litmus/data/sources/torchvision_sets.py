@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from litmus.data.archives import checked_extraction
-from litmus.data.decode import ImageFiles, open_files
+from litmus.data.decode import ImageFiles, UnreadableImages, open_files
 from litmus.data.idx import find_idx, read_pair
 from litmus.data.images import ArrayImages, ImageSet, as_shape
 from litmus.data.network import impatient_network
@@ -191,8 +191,13 @@ def torchvision_set(request: Request) -> Source:
     row = TABLE[request.name]
     sets: dict[str, ImageSet] = {}
     folders, names = [], row.class_names
+    unreadable: list[Problem] = []
     for split in row.splits:
-        images, found_names, folder = (_from_idx if row.idx else _from_class)(request, row, split)
+        try:
+            images, found_names, folder = (_from_idx if row.idx else _from_class)(request, row, split)
+        except UnreadableImages as bad:  # those of the other splits are named as well
+            unreadable += bad.problems
+            continue
         if len(images) < row.images[split]:
             says = (
                 f"{len(images)} {split} images found, the set has {row.images[split]}: an unpacking was cut short? "
@@ -201,6 +206,8 @@ def torchvision_set(request: Request) -> Source:
             raise refuse("data.name", says, request.name)
         sets[split], names = images, names or found_names
         folders.append(str(folder))
+    if unreadable:
+        raise UnreadableImages(unreadable, source=request.name)
     shape = sets["train"].shape
     as_published = row.mean is not None and (shape[0], shape[1:]) == (row.channels, row.size)
     return Source(
@@ -337,17 +344,49 @@ def _damage(row: Row, root: Path) -> str:
     """Which files are missing or differ from the published digests, where torchvision lists them."""
     from torchvision.datasets.utils import check_md5
 
-    cls = _class(row)
-    listed = [(Path(cls.base_folder, name), md5) for name, md5 in getattr(cls, "train_list", [])]
-    listed += [(Path(cls.base_folder, name), md5) for name, md5 in getattr(cls, "test_list", [])]
-    listed += [(Path(name), md5) for _, name, md5 in getattr(cls, "split_list", {}).values() if (root / name).exists()]
     found = []
-    for name, md5 in listed:
+    for name, md5, needed in _published(row):
         if not (root / name).is_file():
-            found.append(f"{name} is missing")
+            found += [f"{name} is missing"] if needed else []
         elif not check_md5(str(root / name), md5):
             found.append(f"{name} has a wrong digest")
     return ", ".join(found)
+
+
+def _published(row: Row) -> list[tuple[str, str, bool]]:
+    """(path below the root, MD5, whether reading needs it) of the files that torchvision knows the digests of."""
+    cls = _class(row)
+    folder = getattr(cls, "base_folder", "")
+    listed = [
+        (f"{folder}/{name}", md5, True)
+        for name, md5 in (*getattr(cls, "train_list", ()), *getattr(cls, "test_list", ()))
+        if not name.startswith("unlabeled")
+    ]
+    listed += [(name, md5, False) for _, name, md5 in getattr(cls, "split_list", {}).values()]
+    packed = getattr(cls, "resources", ())  # of the MNIST family: (name or address, digest)
+    groups = packed.values() if isinstance(packed, dict) else [packed]
+    listed += [(f"{row.there}/{name.rpartition('/')[2]}", md5, False) for group in groups for name, md5 in group]
+    for word in ("tgz_md5", "md5_checksum"):
+        if md5 := getattr(cls, word, ""):
+            listed.append((cls.filename, md5, False))
+    return listed
+
+
+def compare_published(request: Request) -> tuple[list[str], list[Problem]]:
+    """The files below the root against their published digests: a sentence, and a problem for each that differs."""
+    from torchvision.datasets.utils import calculate_md5
+
+    row = TABLE[request.name]
+    there = [(request.root / name, md5) for name, md5, _ in _published(row) if (request.root / name).is_file()]
+    if not there:
+        return ["no file here has a published digest to compare with"], []
+    found = {path: calculate_md5(str(path)) for path, _ in there}
+    wrong = [
+        Problem(str(path), f"has MD5 {found[path]}, published is {md5}: remove it and fetch it again")
+        for path, md5 in there
+        if found[path] != md5
+    ]
+    return [f"{len(there) - len(wrong)} of {len(there)} files have their published digests"], wrong
 
 
 def _named(names: Any, row: Row) -> tuple[str, ...] | None:
