@@ -285,6 +285,9 @@ class Store:
             if beside is not None:
                 if not (beside / name).exists():
                     raise FileNotFoundError(f"{beside / name}: the run has no artifact {name!r}")
+                real = (beside / name).resolve()
+                if not real.is_relative_to(beside.resolve()):
+                    raise StoreTrouble(f"{beside / name} is a link to {real}, out of the run's artifacts")
                 return beside / name
             if name not in self.artifacts(run_id):
                 raise FileNotFoundError(f"run {run_id} at {self.destination.label} has no artifact {name!r}")

@@ -25,7 +25,7 @@ from litmus.tracking.destination import (
 )
 from litmus.tracking.names import check_artifact
 from litmus.tracking.spool import ARTIFACTS, FILE, Spool, blake2b_of
-from litmus.tracking.store import UID_TAG, Remote, Store, StoreTrouble
+from litmus.tracking.store import UID_TAG, Remote, RowsRefused, RunDeleted, RunGone, Store, StoreTrouble
 
 DOWNLOADS = "downloads"
 _MIN_PREFIX = 4
@@ -428,6 +428,8 @@ def _answering(destination: Destination) -> Iterator[Store]:
             yield store
     except StoreTrouble as trouble:
         raise refuse("tracking.uri", f"does not answer, and only it has this: {trouble}", destination.label) from None
+    except (RowsRefused, RunGone, RunDeleted) as error:
+        raise refuse("tracking.uri", f"answers with what cannot be used: {error}", destination.label) from None
 
 
 def _when(run: StoredRun) -> str:
