@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -49,9 +50,9 @@ class Server:
 
     def _answers(self):
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)) as connection:
+                connection.request("GET", "/health")
+                return connection.getresponse().status == 200
         except OSError:
             return False
 
@@ -113,11 +114,11 @@ class Door:
                 status, kind, answer = 500, "application/json", b'{"error_code": "INTERNAL_ERROR", "message": "broken"}'
                 if mode == "ok":
                     try:
-                        connection = http.client.HTTPConnection("127.0.0.1", door.server.port, timeout=60)
                         headers = {key: value for key, value in self.headers.items() if key != "Connection"}
-                        connection.request(self.command, self.path, body, headers)
-                        got = connection.getresponse()
-                        whole = got.read()
+                        with closing(http.client.HTTPConnection("127.0.0.1", door.server.port, timeout=60)) as there:
+                            there.request(self.command, self.path, body, headers)
+                            got = there.getresponse()
+                            whole = got.read()
                     except OSError:  # it was killed meanwhile
                         door.num_spoilt += 1
                         self.close_connection = True
@@ -171,7 +172,7 @@ def facts_of_fake(server, uid):
         if run["tags"].get("litmus.run_uid") == uid:
             found += Counter(
                 {
-                    ("metric", key, None if value != value else value, step, at)
+                    ("metric", key, None if math.isnan(value) else value, step, at)
                     for key, value, at, step in run["metrics"]
                 }
             )

@@ -149,6 +149,37 @@ def test_a_dead_server_is_said_once_while_training_goes_on(start, server, caplog
     assert run.wait_id(5) is None  # at once: nobody will know it
 
 
+def test_a_broken_server_is_asked_ever_less_often(start, server, monkeypatch):
+    monkeypatch.setattr("litmus.tracking.sender.POLL_SEC", 0.05)
+    server.mode = "error"
+    start(send="thread", uri=server.uri)
+    time.sleep(2.0)
+    assert 2 <= len(server.requests) <= 7  # after 0.1, 0.2, 0.4, 0.8 s; 40 without a pause that grows
+
+
+HANGING = """
+import sys, time
+from litmus.tracking import Run
+began = time.monotonic()
+with Run.start(home=sys.argv[1], uri=sys.argv[2], experiment="e", name="n") as run:
+    run.log_metrics({"a": 1.0}, step=0)
+    run.finish(timeout_sec=1)
+print(time.monotonic() - began)
+"""
+
+
+def test_a_program_ends_soon_though_its_server_hangs(home, server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    server.mode = "hang"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, str(home), server.uri], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 5
+    assert time.monotonic() - began < 10
+    assert "send them with: litmus sync" in done.stderr
+
+
 def test_a_password_in_the_address_reaches_the_server_and_no_file(start, server, caplog):
     address = server.uri.replace("://", "://me:secret-in-the-uri@")
     run = start(send="thread", uri=address)

@@ -268,6 +268,44 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(start, caplog, monkeypatch)
     ]
 
 
+def test_a_disk_that_fails_for_long_costs_the_oldest_points_and_nothing_else(start, caplog, monkeypatch):
+    import sqlite3
+
+    monkeypatch.setattr("litmus.tracking.run._MAX_BUFFERED", 10)
+    run = start()
+    real = run._spool.append
+
+    def full(rows):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(run._spool, "append", full)
+    run.log_params({"seed": 0})
+    for step in range(20):
+        run.log_metrics({"a": float(step)}, step=step)
+    run.flush()
+    monkeypatch.setattr(run._spool, "append", real)
+    run.finish()
+    with Spool(run.dir) as spool:
+        assert [step for step, _, _ in spool.history("a")] == list(range(11, 20))
+        assert (spool.texts("param"), spool.status) == ({"seed": "0"}, "FINISHED")
+    assert any(record.message.startswith("11 entries were lost") for record in caplog.records)
+
+
+def test_a_hundred_thousand_points_stay_on_disk_and_not_in_memory(start, server):
+    server.down()
+    run = start(send="thread", uri=server.uri)
+    most = 0
+    for step in range(120_000):
+        run.log_metrics({"train/loss": 0.5}, step=step)
+        most = max(most, len(run._buffer))
+    assert most <= 20_000
+    run.flush()
+    assert len(run._buffer) == 0
+    with Spool(run.dir) as spool:
+        assert len(spool.history("train/loss")) == 120_000
+        assert len(spool.after(0, 1000)) == 1000  # what the sender holds at once
+
+
 def test_a_program_that_just_ends_leaves_a_run_that_reads_as_killed(home):
     code = f"""
 from litmus.tracking.run import Run

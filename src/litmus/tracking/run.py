@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import getpass
+import itertools
 import logging
 import os
 import re
@@ -37,7 +38,8 @@ _LOOK_EVERY_SEC = 5.0
 _SAY_ALIVE_EVERY_SEC = 60.0
 _LAST_TRIES = 3
 _WHOLE_WAIT = 6  # times the silence that is waited out at the end
-_MAX_BUFFERED = 200_000
+_DRAIN_AT = 20_000  # entries in memory, some 6 MB
+_MAX_BUFFERED = 200_000  # the same while the disk cannot be written
 
 log = logging.getLogger("litmus.tracking")
 
@@ -332,6 +334,8 @@ class Run:
     def _add(self, entry: tuple[int, str, str | None, Any, int | None]) -> None:
         if self._complete is None:
             self._buffer.append(entry)
+            if len(self._buffer) >= _DRAIN_AT and "disk" not in self._warned:
+                self._drain()  # faster than the writer: who logs so much writes it down
         else:
             self._warn("late", f"run {self.name} is finished: what is logged after that is not kept")
 
@@ -359,11 +363,16 @@ class Run:
             try:
                 self._spool.append(rows)
             except sqlite3.Error as error:
-                while len(taken) > _MAX_BUFFERED:
-                    taken.pop(0)
-                    self._dropped += 1
-                self._buffer.extendleft(reversed(taken))
+                self._buffer.extendleft(reversed(self._within_bounds(taken)))
                 self._warn("disk", f"{self._spool.path} cannot be written now, keeping it in memory: {error}")
+
+    def _within_bounds(self, entries: list[tuple[int, str, str | None, Any, int | None]]) -> list[Any]:
+        """The same without the oldest metric points that are too many for memory; all else is little and stays."""
+        too_many = max(0, len(entries) - _MAX_BUFFERED)
+        points = itertools.islice((k for k, entry in enumerate(entries) if entry[1] == "metric"), too_many)
+        lost = set(points)
+        self._dropped += len(lost)
+        return [entry for k, entry in enumerate(entries) if k not in lost] if lost else entries
 
     def _write_until_closed(self) -> None:
         looked_at = said_at = time.monotonic()
