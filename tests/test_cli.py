@@ -121,6 +121,23 @@ def test_files_that_are_no_longer_what_the_run_recorded_are_refused_by_name_and_
     assert litmus("test", "first")[0] == 0
 
 
+def test_what_is_printed_of_a_refusal_or_a_traceback_holds_no_secret(here, litmus, monkeypatch):
+    from litmus import commands
+
+    code, _, said = litmus("fit", "hub.token=correct-horse", "optim.lr=-1")
+    assert code == 2
+    assert "hub = {'token': '[masked]'}" in said
+    assert "correct-horse" not in said
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("https://me:correct-horse@example.org does not answer")
+
+    monkeypatch.setattr(commands, "list_runs", failing)
+    code, _, said = litmus("runs")
+    assert code == 1
+    assert "RuntimeError: https://me:[masked]@example.org does not answer" in said
+
+
 def test_schema_prints_or_writes_the_same_json(here, litmus):
     _, said, _ = litmus("schema")
     litmus("schema", "--out", "schema.json")

@@ -1,5 +1,7 @@
 """The *Config* rows of wrong input: each is refused from the config alone, naming key, value and what is allowed."""
 
+import os
+
 import pytest
 
 from litmus.config import load_config
@@ -155,6 +157,15 @@ def _file(tmp_path, kind):
             path.write_text("a: " * 1 + "[" * 5000)
         case "interpolation":
             path.write_text("seed: ${nothing.here}\n")
+        case "aliases":
+            lists = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 6)]
+            path.write_text("a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(lists))
+        case "itself":
+            path.write_text("a: &a [*a]\n")
+        case "code":
+            path.write_text("name: !!python/object/apply:os.mkdir [ran]\n")
+        case "pipe":
+            os.mkfifo(path)
     return path
 
 
@@ -171,6 +182,10 @@ def _file(tmp_path, kind):
         ("twice", "stands twice, on lines 3 and 5"),
         ("deep", "is n"),
         ("interpolation", "nothing.here"),
+        ("aliases", "would unfold to more than 100,000 values"),
+        ("itself", "would unfold to more than 100,000 values: a bomb"),
+        ("code", "could not determine a constructor"),
+        ("pipe", "is a pipe or a device"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_path(tmp_path, kind, words):

@@ -23,7 +23,7 @@ class MemoryStore:
         self.parents_known: set[str] = set()
         self.batches: list[tuple[int, int, int]] = []
         self.fail: list[Exception] = []  # raised by the next calls, after they did their work
-        self.bad_param = ""
+        self.bad_param, self.says = "", ""
         self.bad_file = ""
 
     def _answer(self):
@@ -51,7 +51,7 @@ class MemoryStore:
         assert len(metrics) + len(params) + len(tags) <= 1000
         assert len(json.dumps([params, tags])) < 1_000_000
         if self.bad_param in params:
-            raise RowsRefused(f"{self.bad_param} is not taken")
+            raise RowsRefused(self.says or f"{self.bad_param} is not taken")
         self.batches.append((len(metrics), len(params), len(tags)))
         self.metrics |= set(metrics)
         self.params |= params
@@ -167,6 +167,16 @@ def test_a_store_made_anew_gets_everything_again(spool, store):
     delivery._run_id = "id-of-" + "a" * 32  # a sender that has been connected all along
     delivery.deliver()
     assert (len(fresh.metrics), fresh.tags["late"], fresh.status) == (2500, "1", "FINISHED")
+
+
+def test_a_secret_in_a_stores_refusal_is_masked(spool, store, caplog):
+    spool.append([(1, "param", "bad", "x", None)])
+    store.bad_param = "bad"
+    store.says = "the header was Authorization: Bearer correct.horse"
+    deliver(spool, store)
+    (skipped,) = spool.skipped(HERE.label)
+    assert skipped == "param bad: the header was Authorization: Bearer [masked]"
+    assert "correct.horse" not in caplog.text
 
 
 def test_a_run_deleted_in_mlflow_is_left_alone(spool, store):
