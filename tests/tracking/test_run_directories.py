@@ -73,15 +73,18 @@ def test_a_copy_without_its_write_ahead_log_holds_what_was_there_a_minute_ago_an
     assert "FINISHED" in tables["runs"][0]
 
 
-def test_a_torn_copy_is_refused_by_path(start, other, litmus, tmp_path):
+def test_a_torn_copy_is_refused_by_path(start, other, litmus):
     run = written(start, steps=500)
     run.finish()
-    whole = (run.dir / FILE).read_bytes()
-    for number, torn in enumerate((whole[:4096], whole[:9000], whole[:8192] + bytes(4096) + whole[12288:], b"torn")):
-        copy = shutil.copytree(run.dir, tmp_path / f"copy{number}")
-        (copy / FILE).write_bytes(torn)
-        code, _, said = litmus("sync", copy, "--home", other)
-        assert (code, "Traceback" in said, str(copy) in said) == (2, False, True), said
+    spool, whole = run.dir / FILE, (run.dir / FILE).read_bytes()
+    for torn in (whole[:4096], whole[:9000], whole[:8192] + bytes(4096) + whole[12288:], b"torn"):
+        spool.write_bytes(torn)
+        code, _, said = litmus("sync", run.dir, "--home", other)
+        assert (code, "Traceback" in said, str(run.dir) in said) == (2, False, True), said
+    for page in range(1, len(whole) // 4096):  # each holds something; of some, nothing is read to name the run
+        spool.write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        with pytest.raises(Refused, match=r"spool\.sqlite"):
+            sync(run.dir, uri=f"sqlite:///{other}/mlflow.db")
     assert contents(other)[0]["runs"] == []
 
 
