@@ -47,10 +47,12 @@ def artifact(home, name):
 
 
 def edit(home, name, change):
+    """As if the run itself had recorded it so: a file changed by hand is refused before anything is compared."""
     path = artifact(home, name)
     held = json.loads(path.read_text())
     change(held)
-    path.write_text(json.dumps(held))
+    with Run.reopen(path.parents[1]) as record:
+        record.log_text(json.dumps(held), name)
 
 
 def reproduction(home):
@@ -338,6 +340,15 @@ def test_a_run_that_went_on_in_another_world_is_refused(copied, litmus):
     code, said, _ = litmus("reproduce", "original", "--home", copied)
     assert code == 3
     assert "REFUSED: the run was resumed where other things held (torch)" in said
+
+
+def test_a_record_changed_by_hand_is_refused_by_name(copied, litmus):
+    path = artifact(copied, "trace.json")
+    path.write_text(path.read_text().replace("0x1", "0x2", 1))
+    code, _, said = litmus("reproduce", "original", "--home", copied)
+    assert code == 2
+    assert "trace.json" in said
+    assert "is not what run" in said
 
 
 def test_weights_that_a_run_began_with_must_still_be_those(copied, litmus, tmp_path):

@@ -27,6 +27,7 @@ from litmus.paths import shown
 from litmus.resume import FOLDER as CHECKPOINTS
 from litmus.stopping import Signals
 from litmus.tracking import Run, StoredRun, code_digest, find_run, past_code, usable_cores
+from litmus.tracking.spool import ARTIFACTS
 from litmus.weights import FILE as WEIGHTS
 from litmus.weights import digest_of_file, find_weights, follow_weights
 
@@ -140,6 +141,8 @@ def read_record(stored: StoredRun) -> Record:
         try:
             return stored.artifact(name)
         except Refused:
+            if stored.dir and (stored.dir / ARTIFACTS / name).is_file():
+                raise  # it is there, and not what was recorded
             if stored.dir and name == TRACE and (stored.dir / CHECKPOINTS / name).is_file():
                 return stored.dir / CHECKPOINTS / name  # left by a process that was killed before it could hand it in
             lacks.append(name)
