@@ -14,6 +14,7 @@ from litmus.callbacks.plateau import ObservePlateau
 from litmus.errors import NonFinite
 from litmus.networks import build_network
 from litmus.optim import build_optimizer, build_schedule, learning_rate, options_of, set_options_
+from litmus.ranks import add_up, world
 
 OPTIM = {"name": "momentum", "lr": 0.1}
 SCHEDULE = {"name": "constant"}
@@ -26,6 +27,7 @@ class ImageClassifier(L.LightningModule):
     class probabilities when images were mixed. Logged at every validation, over the images since the last one:
     ``train/loss`` and ``train/err`` (running, augmented, dropout on), ``val/*``, and ``train_eval/*`` when there is a
     second validation loader. The loss is the data term: no weight penalty in it, and in evaluation no label smoothing.
+    Of several processes each adds its images, and all log the same.
 
     Args:
         network: ``(B, C, H, W) -> (B, K)`` logits.
@@ -88,7 +90,12 @@ class ImageClassifier(L.LightningModule):
         self.sums["train"].add(loss, errors, len(labels))
         if self.log_every and batch_idx % self.log_every == 0:
             self._log_step(loss, errors / len(labels))
-        return loss
+        weight = self._weight()
+        return loss if weight == 1 else loss * weight
+
+    def _weight(self) -> float:
+        """Of this process's mean loss in that of all processes, which is to be the mean over the batch."""
+        return getattr(getattr(self._trainer, "datamodule", None), "batch_weight", 1.0)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, ("val", "train_eval")[dataloader_idx])
@@ -130,7 +137,10 @@ class ImageClassifier(L.LightningModule):
         self.sums[split].add(F.cross_entropy(logits, labels), count_errors(logits, labels), len(labels))
 
     def _log_epoch(self, *splits: str) -> None:
-        metrics = {f"{split}/{name}": value for split in splits for name, value in self.sums[split].means().items()}
+        means = means_of([self.sums[split] for split in splits])
+        metrics = {
+            f"{split}/{name}": value for split, of in zip(splits, means, strict=True) for name, value in of.items()
+        }
         self._refuse_non_finite(metrics)
         if "val" in splits:
             metrics["train/lr"] = learning_rate(self.trainer.optimizers[0])
@@ -180,6 +190,16 @@ class Sums:
         means = {"loss": float(self.loss) / self.images, "err": float(self.errors) / self.images}
         self.__init__()  # type: ignore[misc]
         return means
+
+
+def means_of(sums: list[Sums]) -> list[dict[str, float]]:
+    """``Sums.means`` of each, over the images of all processes, which have to call it together."""
+    if world()[1] == 1:
+        return [one.means() for one in sums]
+    totals = add_up([value for one in sums for value in (float(one.loss), float(one.errors), float(one.images))])
+    for one, loss, errors, images in zip(sums, totals[::3], totals[1::3], totals[2::3], strict=True):
+        one.loss, one.errors, one.images = loss, errors, int(images)
+    return [one.means() for one in sums]
 
 
 def count_errors(logits: Tensor, labels: Tensor) -> Tensor:

@@ -370,3 +370,22 @@ def test_a_network_that_fits_has_no_problems():
     assert network_problems(info, **fits, batch_size=1257, drop_last=True) == []
     assert network_problems(info, **{**fits, "batch_norm": False}, batch_size=1257) == []
     assert len(network_problems(info, num_classes=3, channels=3, smallest=99, batch_norm=True, batch_size=1257)) == 4
+
+
+@pytest.mark.parametrize(
+    ("wishes", "says"),
+    [
+        ({"batch_size": 628, "world_size": 3}, "the last batch of an epoch has 2 images for 3 devices, each needs one"),
+        (
+            {"batch_size": 418, "world_size": 3, "batch_norm": True},
+            "the last batch of an epoch has 4 images for 3 devices, batch norm needs 2 on each",
+        ),
+        ({"batch_size": 6, "world_size": 4, "batch_norm": True}, "a batch has 6 images for 4 devices, batch norm"),
+        ({"world_size": 200}, "data.val_fraction: leaves 180 images for 200 devices to evaluate"),
+    ],
+)
+def test_a_device_without_a_share_is_told_by_figures(wishes, says):
+    found = network_problems(ImageDataModule().info, **wishes)  # 1258 training images
+    assert any(says in str(problem) for problem in found)
+    if "batch_norm" in wishes and wishes["batch_size"] > 100:
+        assert network_problems(ImageDataModule().info, **wishes, drop_last=True) == []

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
-from litmus.data.sampler import FixedBatches, IndexBatches, last_batch_size
+from litmus.data.sampler import EvalShare, FixedBatches, IndexBatches, last_batch_size
 
 INDICES = torch.arange(100, 133)
 
@@ -80,3 +80,47 @@ def test_the_last_batch_has_the_size_that_is_announced(n, batch_size, drop_last,
 def test_a_batch_of_nothing_is_refused_by_name():
     with pytest.raises(ValueError, match="batch_size is 0"):
         batches(batch_size=0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("n", [30, 31, 37, 39])
+def test_the_parts_of_all_ranks_are_the_batches_of_one_process(world_size, n):
+    how = {"batch_size": 10, "shuffle": True, "seed": 3}
+    if n == 31:
+        how["drop_last"] = True
+    elif n == 37:
+        world_size = min(world_size, 3)
+    whole, *ranks = (
+        IndexBatches(torch.arange(n), **how, **place)
+        for place in ({}, *({"rank": rank, "world_size": world_size} for rank in range(world_size)))
+    )
+    for epoch in (0, 4):
+        for sampler in (whole, *ranks):
+            sampler.set_epoch(epoch)
+        for batch, *parts in zip(whole, *ranks, strict=True):
+            assert torch.equal(torch.cat(parts), batch)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+            assert [rank.whole(part) for rank, part in zip(ranks, parts, strict=True)] == [len(batch)] * world_size
+
+
+def test_a_rank_without_a_part_of_the_last_batch_is_refused():
+    with pytest.raises(ValueError, match="a batch of 2 images has no part for each of 3 processes"):
+        IndexBatches(torch.arange(22), 10, shuffle=True, rank=0, world_size=3)
+    with pytest.raises(ValueError, match="rank is 3, must be at least 0 and below world_size = 3"):
+        batches(rank=3, world_size=3)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize(("n", "batch_size"), [(3, 1), (5, 1), (7, 2), (33, 10), (100, 7), (101, 512)])
+def test_what_is_evaluated_is_shared_out_once_in_equally_many_batches(world_size, n, batch_size):
+    shares = [EvalShare(torch.arange(n), batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat([part for share in shares for part in share]), torch.arange(n))  # nothing twice
+    assert len({len(list(share)) for share in shares} | {len(share) for share in shares}) == 1
+    sizes = [len(part) for share in shares for part in share]
+    assert min(sizes) >= 1
+    assert max(sizes) <= batch_size + (batch_size == 1)
+
+
+def test_too_few_images_to_share_out_are_refused():
+    with pytest.raises(ValueError, match="2 images have no share for each of 3 processes"):
+        EvalShare(torch.arange(2), 10, rank=0, world_size=3)

@@ -147,6 +147,7 @@ def network_problems(
     batch_norm: bool = False,
     batch_size: int = 128,
     drop_last: bool = False,
+    world_size: int = 1,
 ) -> list[Problem]:
     """What keeps a network from being trained on the data; empty when nothing does.
 
@@ -155,6 +156,8 @@ def network_problems(
         channels: the network's input takes.
         smallest: the least height and width its stem and strides can reduce.
         batch_norm: it normalises by batch statistics, which a batch of one image does not have.
+        batch_size: images of a batch over all devices.
+        world_size: devices that share each batch, and the images of each split that is evaluated.
     """
     found = []
     if num_classes is not None and num_classes != info.num_classes:
@@ -167,10 +170,32 @@ def network_problems(
         height, width = info.image_size
         says = f"images are {height}x{width}, the network needs {smallest}x{smallest} or more: set data.image_size"
         found.append(Problem("data.image_size", says))
+    if world_size > 1:
+        return found + _share_problems(info, batch_norm, batch_size, drop_last, world_size)
     if batch_norm and last_batch_size(info.num_train, batch_size, drop_last) == 1:
         says = (
             f"{info.num_train} training images leave a last batch of 1, on which batch norm fails: "
             "change it or set data.drop_last"
         )
         found.append(Problem("data.batch_size", says, batch_size))
+    return found
+
+
+def _share_problems(
+    info: DataInfo, batch_norm: bool, batch_size: int, drop_last: bool, world_size: int
+) -> list[Problem]:
+    """Where a device would have no image of a batch or split, or a single one for its batch norm."""
+    found, last = [], last_batch_size(info.num_train, batch_size, drop_last)
+    least = 2 if batch_norm else 1
+    for what, images in (("a batch", batch_size), ("the last batch of an epoch", last)):
+        if images and images // world_size < least:
+            has = f"{images} image{'s' * (images != 1)} for {world_size} devices"
+            needs = "batch norm needs 2 on each" if batch_norm else "each needs one"
+            found.append(
+                Problem("data.batch_size", f"{what} has {has}, {needs}: change it or set data.drop_last", batch_size)
+            )
+            break
+    for key, num in (("val_fraction", info.num_val), ("train_eval_size", info.num_train_eval)):
+        if num < world_size:
+            found.append(Problem(f"data.{key}", f"leaves {num} images for {world_size} devices to evaluate"))
     return found

@@ -19,7 +19,7 @@ from litmus.data.batch import Batch, DataInfo
 from litmus.data.checks import check_labels, check_moments, check_sizes, check_unique, keep_classes
 from litmus.data.hashing import digest_of
 from litmus.data.images import ImageSet
-from litmus.data.sampler import FixedBatches, IndexBatches
+from litmus.data.sampler import EvalShare, FixedBatches, IndexBatches
 from litmus.data.sources import Request, Source, load_source
 from litmus.data.splits import make_splits
 
@@ -55,6 +55,8 @@ class ImageDataModule(L.LightningDataModule):
     global random state is not touched. ``val_dataloader`` gives two loaders, ``val`` and ``train_eval``: fixed
     training images seen as validation sees them, from which bias is read.
 
+    Of a trainer's several processes each gets its part of every batch, and its share of what is evaluated.
+
     Args:
         name: ``digits``, ``synthetic``, ``image_folder`` or a torchvision set such as ``cifar10``.
         root: folder of the data sets and of the cache of decoded images; default: the environment's
@@ -79,6 +81,10 @@ class ImageDataModule(L.LightningDataModule):
         seed: order and augmentation.
         augment: keyword arguments of ``Augment``; ``None`` for none.
         channels_last: memory format of the batch.
+
+    Attributes:
+        batch_weight: what this process's part of the last training batch weighs in the mean of all processes' losses,
+            which is to be the mean over the batch: 1 where the parts are equal.
 
     Raises:
         ValueError: an argument out of its range, or one the source has no use for.
@@ -142,6 +148,8 @@ class ImageDataModule(L.LightningDataModule):
         self._indices: dict[str, Tensor] = {}
         self._position = (0, 0)  # (epoch, batches): where a resumed training goes on
         self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in SPLITS}
+        self._training: IndexBatches | None = None
+        self.batch_weight = 1.0
 
     # --- once ---------------------------------------------------------------------------------------------------------
 
@@ -240,16 +248,28 @@ class ImageDataModule(L.LightningDataModule):
         training, trainer = split == "train", self.trainer
         batch_size = self.batch_size if training else self.eval_batch_size
         drop_last = training and self.drop_last
-        sampler: IndexBatches
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        sampler: IndexBatches | EvalShare
         if trainer is not None and getattr(trainer, "overfit_batches", False):  # set, but not declared, by Lightning
-            sampler = FixedBatches(indices, batch_size, drop_last=drop_last)
+            sampler = FixedBatches(indices, batch_size, drop_last=drop_last, rank=rank, world_size=world_size)
+        elif not training and world_size > 1:
+            sampler = EvalShare(indices, batch_size, rank=rank, world_size=world_size)
         else:
-            shuffle = training and self.shuffle
-            sampler = IndexBatches(indices, batch_size, shuffle=shuffle, drop_last=drop_last, seed=self.seed)
+            sampler = IndexBatches(
+                indices,
+                batch_size,
+                shuffle=training and self.shuffle,
+                drop_last=drop_last,
+                seed=self.seed,
+                rank=rank,
+                world_size=world_size,
+            )
             if training:
                 # A worker process asks for its first batch before Lightning has set the epoch of a resumed run.
                 sampler.start = self._position
                 sampler.set_epoch(self._position[0])
+        if training:
+            self._training = sampler if isinstance(sampler, IndexBatches) else None
         return DataLoader(
             dataset,
             batch_size=None,
@@ -320,6 +340,13 @@ class ImageDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._position = (state_dict["epoch"], state_dict["batches"])
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        trainer, sampler = self.trainer, self._training
+        if trainer is not None and trainer.world_size > 1 and trainer.training and sampler is not None:
+            # here, while the positions are still on the host
+            self.batch_weight = len(batch.idx) * trainer.world_size / sampler.whole(batch.idx)
+        return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         training = self.trainer is not None and self.trainer.training
