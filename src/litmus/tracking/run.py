@@ -165,13 +165,32 @@ class Run:
         )
         run.log_params(params or {})
         run._drain()
-        with contextlib.suppress(sqlite3.Error):
-            spool.say_alive()
-        run._mode = send
-        run._link = sender.start(directory, destination, send)
-        run._writer.start()
-        atexit.register(run._abandon)
+        run._begin(send)
         return run
+
+    @classmethod
+    def take_over(cls, directory: Path, *, send: sender.Mode = "process") -> Run:
+        """Go on with a run that another process opened and handed over: the same attempt, of which nothing is repeated.
+
+        Raises:
+            Refused: as ``reopen``.
+        """
+        run = cls.reopen(directory)
+        run._ended = False
+        run._spool.set_meta(owner_pid=str(os.getpid()), owner_host=socket.gethostname())
+        if run._spool.status != "RUNNING":  # somebody looked in between, and found nobody
+            run._put("status", "status", "RUNNING")
+            run.set_tags({"litmus.fail_reason": ""})
+        run._begin(send)
+        return run
+
+    def _begin(self, send: sender.Mode) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._spool.say_alive()
+        self._mode = send
+        self._link = sender.start(self.dir, self._destination, send)
+        self._writer.start()
+        atexit.register(self._abandon)
 
     @classmethod
     def reopen(cls, directory: Path) -> Run:
@@ -404,6 +423,16 @@ class Run:
             log.warning("%s", text)
 
     # The end
+
+    def hand_over(self) -> None:
+        """Leave the run open, all of it on disk, for a process that will ``take_over``; nothing more is kept here."""
+        if self._complete is None:
+            self._closing.set()
+            if self._writer.is_alive():
+                self._writer.join(5.0)
+            self._drain()
+            self._mode = "off"
+            self._close("another process goes on with it")
 
     def finish(self, status: Status = "FINISHED", *, timeout_sec: float = 10.0) -> bool:
         """Say how the run ended and wait until it is sent. Later calls change nothing.
