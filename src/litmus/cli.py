@@ -58,19 +58,32 @@ def fit(
         for option, given in (("--allow-changed", allow_changed), ("--home", home is not None)):
             if given:
                 raise refuse(option, "only acts with --resume")
-    with Signals() as signals:  # from here on, so that no moment is left in which they have another meaning
+
+    def choose_run() -> tuple[Any, Any, str]:
         config: Any = _config(sources) if sources or resume is None else None
-        found = None
-        if resume is not None:
-            from litmus.resume import choose
+        if resume is None:
+            return config, None, ""
+        from litmus.resume import choose
 
-            config, found, done = choose(resume, config, home=home, allow_changed=allow_changed)
-            if done:
-                typer.echo(done)
-                return
-        from litmus.experiment import run
+        return choose(resume, config, home=home, allow_changed=allow_changed)
 
-        run(config, resume=found, signals=signals)
+    from litmus.launch import fit as fit_on_all_devices
+
+    with Signals() as signals:  # from here on, so that no moment is left in which they have another meaning
+        code = fit_on_all_devices(choose_run, signals=signals, say=typer.echo)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command(hidden=True)
+def rank(folder: Path, meeting: str, world_size: int, rank: int, beginning: str) -> None:
+    """One process of a run on several devices; ``litmus fit`` starts it."""
+    with Signals() as signals:
+        from litmus.launch import run_rank
+        from litmus.ranks import Place
+
+        place = Place(rank, world_size, local_rank=rank, node=0, nodes=1, by="litmus")
+        run_rank(folder, meeting, place, json.loads(beginning), signals=signals)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shlex
 import shutil
 import textwrap
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -39,7 +40,7 @@ from litmus.callbacks import (
     skip_unused_hooks,
 )
 from litmus.callbacks.trace import Watch
-from litmus.checkpoints import Damaged, Saved, newest_whole, read, saved
+from litmus.checkpoints import Damaged, Saved, newest_whole, read, saved, set_aside_after
 from litmus.classifier import ImageClassifier
 from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options, to_dict
 from litmus.data.batch import Batch, DataInfo
@@ -54,9 +55,11 @@ from litmus.fingerprint import Fingerprint, compare, take_fingerprint
 from litmus.insight import Insight, make_insight
 from litmus.networks import Network, UnreadableImageSize, build_network, lsuv_, num_params
 from litmus.paths import shown
+from litmus.ranks import Place, leave, seed_rank
 from litmus.resume import FOLDER as CHECKPOINTS
 from litmus.resume import Resume
 from litmus.stopping import Signals
+from litmus.strategy import device_problems, trainer_options
 from litmus.tracking import (
     Run,
     SystemMetrics,
@@ -150,7 +153,7 @@ def augments(config: RunConfig) -> bool:
 def make_data(config: RunConfig) -> ImageDataModule:
     return ImageDataModule(
         config.data.name,
-        **options(config.data),
+        **{**options(config.data, "batch_per"), "batch_size": config.batch_size},
         seed=config.seed,
         augment=config.augment.model_dump() if augments(config) else None,
         channels_last=config.train.channels_last,
@@ -178,10 +181,12 @@ def check(config: RunConfig, info: DataInfo) -> list[Problem]:
     data, train, augment = config.data, config.train, config.augment
     found = network_problems(
         info,
-        batch_norm=getattr(config.model, "norm", "batch") == "batch",
-        batch_size=data.batch_size,
+        batch_norm=getattr(config.model, "norm", "batch") == "batch" and not train.sync_bn,
+        batch_size=config.batch_size,
         drop_last=data.drop_last,
+        world_size=train.world_size,
     )
+    found += device_problems(config)
     if info.channels == 1:
         for key in ("saturation", "hue"):
             if getattr(augment, key):
@@ -249,39 +254,94 @@ def run(
         DiskTrouble: a checkpoint could not be written; the one before is whole, the run is FAILED.
     """
     with quiet_libraries(), nullcontext(signals) if signals else Signals() as signals:
-        config = follow_weights(config)
-        data = checked_data(config)
-        if resume is not None:
-            resume.check_data(data.info)
-        begin_at = resume.find(header_of(config, data.info), say) if resume else None
-        with start_tracking(config, data.info, kind="train", uid=resume.uid if resume else None) as tracked:
-            try:
-                if resume is not None:
-                    resume.begin(begin_at)
-                    say(f"resume {f'after {begin_at.path.name}' if begin_at else 'from the start: nothing was saved'}")
-                changed = resume is not None and bool(resume.changed)
-                result = train(config, data, tracked, signals, begin_at, changed=changed, say=say)
-            except NonFinite as error:
-                if error.facts:
-                    tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
-                raise
-            except BaseException as error:
-                for line in way_on(config, tracked):
-                    error.add_note(line)
-                raise
-            # A signal that came when all was done changes nothing any more.
-            signals.deferred = True
-        say(farewell(config, result))
+        opened = open_run(config, resume=resume, say=say)
+        result = cast(Result, conduct(opened, opened.tracked.dir, signals, say=say))
+        say(farewell(opened.config, result))
         return result
 
 
-def way_on(config: RunConfig, tracked: Run) -> list[str]:
-    """What is kept of a run that did not end, and the command that goes on with it."""
-    found = saved(tracked.dir / CHECKPOINTS, "last")
+@dataclass(frozen=True)
+class Opened:
+    """A run with which nothing is wrong, before its first step.
+
+    Attributes:
+        tracked: its record; None in processes that write none.
+        resumed: whether it goes on, after the checkpoint ``begin_at`` or, where nothing was saved, from the start.
+        changed: whether it goes on with another config.
+    """
+
+    config: RunConfig
+    data: ImageDataModule
+    tracked: Any
+    resumed: bool = False
+    begin_at: Saved | None = None
+    changed: bool = False
+
+
+def open_run(
+    config: RunConfig,
+    *,
+    resume: Resume | None = None,
+    say: Callable[[str], None] = print,
+    send: Literal["process", "off"] = "process",
+) -> Opened:
+    """Check all that can be checked, then open the run's record.
+
+    Raises:
+        Refused: everything that is wrong; then there is no record.
+    """
+    config = follow_weights(config)
+    data = checked_data(config)
+    begin_at = None
+    if resume is not None:
+        resume.check_data(data.info)
+        begin_at = resume.find(header_of(config, data.info), say)
+    tracked = start_tracking(config, data.info, kind="train", uid=resume.uid if resume else None, send=send)
+    return Opened(config, data, tracked, resume is not None, begin_at, resume is not None and bool(resume.changed))
+
+
+def conduct(
+    opened: Opened,
+    folder: Path,
+    signals: Signals,
+    *,
+    say: Callable[[str], None],
+    place: Place | None = None,
+) -> Result | None:
+    """Train, evaluate and record a run that is open; its record says how it ended.
+
+    Args:
+        folder: the run directory.
+        place: of this process among several; all but the first return None once the training is over.
+    """
+    config, tracked = opened.config, opened.tracked
+    with tracked or nullcontext():
+        try:
+            if opened.resumed and tracked:
+                set_aside_after(folder / CHECKPOINTS, opened.begin_at.step if opened.begin_at else -1)
+                after = f"after {opened.begin_at.path.name}" if opened.begin_at else "from the start: nothing was saved"
+                say(f"resume {after}")
+            result = _train(opened, folder, signals, say=say, place=place)
+        except NonFinite as error:
+            if error.facts and tracked:
+                tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
+            raise
+        except BaseException as error:
+            for line in way_on(config, folder, (tracked.id or tracked.uid) if tracked else folder.name[-8:]):
+                error.add_note(line)
+            raise
+        # A signal that came when all was done changes nothing any more.
+        signals.deferred = True
+    return result
+
+
+def way_on(config: RunConfig, folder: Path, run_id: str) -> list[str]:
+    """What is kept of the run in ``folder`` that did not end, and the command that goes on with it."""
+    found = saved(folder / CHECKPOINTS, "last")
     home = "" if config.tracking.home == "mlruns" else f" --home {shlex.quote(config.tracking.home)}"
     return [
         f"saved    {f'step {found[0].step}, in {shown(found[0].path)}' if found else 'nothing yet: no step was done'}",
-        f"next     litmus fit --resume {(tracked.id or tracked.uid)[:8]}{home}",
+        f"next     litmus fit --resume {run_id[:8]}{home}",
     ]
 
 
@@ -306,6 +366,7 @@ def start_tracking(
     uid: str | None = None,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
+    send: Literal["process", "off"] = "process",
 ) -> Run:
     """A tracked run that already holds its config, its data set, its surroundings and their fingerprint; with ``uid``,
     that run again."""
@@ -328,7 +389,7 @@ def start_tracking(
             "litmus.split_digest": info.split_digest,
             **(tags or {}),
         },
-        send="off" if config.tracking.offline else "process",
+        send="off" if config.tracking.offline else send,
     )
     # Masked as values, not as lines of text, where [masked] would be read back as a list.
     tracked.log_text(dump_config(mask_secrets(to_dict(config))), "config.yaml")
@@ -370,7 +431,7 @@ def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier
         restart = (config.freeze.until, config.freeze.lr_after)
     classifier = ImageClassifier(
         network,
-        optim=config.optim.model_dump(),
+        optim={**config.optim.model_dump(), "lr": config.lr},
         restart=restart,
         schedule=config.schedule.model_dump(),
         label_smoothing=config.train.label_smoothing,
@@ -381,8 +442,17 @@ def make_classifier(config: RunConfig, data: ImageDataModule) -> ImageClassifier
     return classifier
 
 
-def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -> L.Trainer:
-    train = config.train
+def make_trainer(
+    config: RunConfig,
+    tracked: Run | None,
+    callbacks: list[L.Callback],
+    *,
+    folder: Path | None = None,
+    place: Place | None = None,
+) -> L.Trainer:
+    """Lightning's trainer for one device, or for this ``place`` among several; ``folder`` where there is no record."""
+    train, logger = config.train, RunLogger(tracked, save_dir=folder)
+    folder = Path(logger.save_dir)
     length: dict[str, Any] = {"max_epochs": train.length}
     if train.unit == "steps":
         length = {"max_epochs": -1, "max_steps": train.length}
@@ -394,18 +464,18 @@ def make_trainer(config: RunConfig, tracked: Run, callbacks: list[L.Callback]) -
     trainer = L.Trainer(
         **length,
         **every,
+        **trainer_options(config, place),
         accelerator=train.accelerator,
-        devices=1,
         precision=FLAGS.get(train.precision, train.precision),  # type: ignore[arg-type]
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.grad_clip,
         deterministic=train.deterministic,
         limit_train_batches=train.limit_batches,
         limit_val_batches=train.limit_batches,
-        profiler=PROFILERS[train.profiler](dirpath=tracked.dir, filename="profile") if train.profiler else None,
-        logger=RunLogger(tracked),
+        profiler=PROFILERS[train.profiler](dirpath=folder, filename="profile") if train.profiler else None,
+        logger=logger,
         callbacks=callbacks,
-        default_root_dir=tracked.dir,
+        default_root_dir=folder,
         num_sanity_val_steps=0,  # everything it could find has been checked
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -468,7 +538,7 @@ def train(
     stops: Sequence[L.Callback] = (),
     say: Callable[[str], None] = print,
 ) -> Result:
-    """Train, evaluate and record one config as the run ``tracked``.
+    """Train, evaluate and record one config as the run ``tracked``, in this process.
 
     Args:
         begin_at: the checkpoint to go on from.
@@ -476,26 +546,53 @@ def train(
         watch: sees each row of the trace as it is made.
         stops: callbacks that may end the training by raising.
     """
-    folder = tracked.dir / CHECKPOINTS
-    classifier = make_classifier(config, data)
-    classifier.take_new_options = changed
-    callbacks = [*make_callbacks(config, folder, data, classifier.network, signals, watch), *stops]
-    trainer = make_trainer(config, tracked, callbacks)
-    say(headline(config, data.info, classifier, trainer, tracked))
-    if layers := layer_table(config, classifier.network):
-        tracked.log_text("\n".join(layers) + "\n", "layers.txt")
+    opened = Opened(config, data, tracked, begin_at=begin_at, changed=changed)
+    return cast(Result, _train(opened, tracked.dir, signals, watch=watch, stops=stops, say=say))
 
-    monitor = SystemMetrics(tracked) if config.tracking.system_metrics else nullcontext()
+
+def _train(
+    opened: Opened,
+    run_folder: Path,
+    signals: Signals,
+    *,
+    watch: Watch | None = None,
+    stops: Sequence[L.Callback] = (),
+    say: Callable[[str], None],
+    place: Place | None = None,
+) -> Result | None:
+    config, data, tracked, begin_at = opened.config, opened.data, opened.tracked, opened.begin_at
+    folder = run_folder / CHECKPOINTS
+    classifier = make_classifier(config, data)
+    classifier.take_new_options = opened.changed
+    if place is not None:
+        seed_rank(config.seed, place.rank)
+        os.environ.pop("PL_GLOBAL_SEED", None)  # else Lightning's strategy gives all of them one stream again
+    callbacks = [*make_callbacks(config, folder, data, classifier.network, signals, watch), *stops]
+    trainer = make_trainer(config, tracked, callbacks, folder=run_folder, place=place)
+    if tracked is not None:
+        say(headline(config, data.info, classifier, trainer, tracked))
+        if layers := layer_table(config, classifier.network):
+            tracked.log_text("\n".join(layers) + "\n", "layers.txt")
+
+    monitor = SystemMetrics(tracked) if tracked and config.tracking.system_metrics else nullcontext()
     with monitor:
         try:
             trainer.fit(classifier, datamodule=data, ckpt_path=begin_at.path if begin_at else None)
         finally:
-            if (folder / TRACE).exists():
+            if tracked and (folder / TRACE).exists():
                 tracked.log_artifact(folder / TRACE)
     signals.obey()  # one that came during the last step: all is saved, the rest is done by the run that resumes
     exact = next(callback for callback in callbacks if isinstance(callback, ExactResume))
 
     history = classifier.history
+    if place is not None:
+        trainer.strategy.barrier("trained")
+        leave()  # what follows must not wait for anybody
+    if tracked is None:
+        return None
+    data.trainer = None  # from here on this process stands for all
+    if config.train.strategy == "fsdp":
+        classifier = make_classifier(config, data)  # whole again
     kept = load_weights(classifier, folder, config.checkpoint.evaluate)
     device, bf16 = trainer.strategy.root_device, config.train.precision == "bf16-mixed"
     classifier.to(device)
@@ -659,8 +756,12 @@ def headline(config: RunConfig, info: DataInfo, classifier: ImageClassifier, tra
     train, optim = config.train, config.optim
     size = num_params(network)
     images = "x".join(map(str, (info.channels, *info.image_size)))
-    device = str(trainer.strategy.root_device)
-    facts = [f"lr {optim.lr:g}", f"l2_lambda {optim.l2_lambda:g}" if optim.l2_lambda else ""]
+    device, rate = str(trainer.strategy.root_device), f"lr {config.lr:g}"
+    if train.world_size > 1:
+        device = f"{train.world_size} x {trainer.strategy.root_device.type} ({train.strategy.replace('auto', 'ddp')})"
+    if train.lr_scaling != "none":
+        rate += f" ({optim.lr:g} with {train.lr_scaling} scaling for {train.world_size} devices)"
+    facts = [rate, f"l2_lambda {optim.l2_lambda:g}" if optim.l2_lambda else ""]
     return "\n".join(
         [
             f"run    {tracked.name}, seed {config.seed}, in {shown(tracked.dir)}",
@@ -669,7 +770,7 @@ def headline(config: RunConfig, info: DataInfo, classifier: ImageClassifier, tra
             f"data   {info.name} {images}, {info.num_train:,} train / {info.num_val:,} val / {info.num_test:,} test, "
             f"{info.num_classes} classes, from {info.source}",
             f"optim  {optim.name}, {', '.join(filter(None, facts))}, {config.schedule.name} rate, "
-            f"{train.length:,} {train.unit} in batches of {config.data.batch_size * train.accumulate}",
+            f"{train.length:,} {train.unit} in batches of {config.batch_size * train.accumulate}",
             *([f"start  {classifier.origin}"] if classifier.origin else []),
             *(f"note   {note}" for note in notes(config)),
             *(f"       {row}" for row in layer_table(config, network)),
@@ -717,6 +818,7 @@ def quiet_libraries() -> Iterator[None]:
                 ".*isinstance\\(treespec, LeafSpec\\).*",
                 ".*number of training batches.*",
                 ".*Checkpoint directory .* exists and is not empty.*",
+                ".*when logging on epoch level in distributed setting.*",  # our sums are those of all devices
             ):
                 warnings.filterwarnings("ignore", message=message)
             yield

@@ -126,6 +126,9 @@ def reproduce_run(
         if world.config is None or world.data is None:
             raise Refused([Problem(name, says) for name, says in world.why.items()], source=f"run {stored.id8}")
         problems = check(world.config, world.data.info)
+        if (devices := world.config.train.world_size) > 1:
+            says = "the trace is of one process: litmus fit trains again on as many, and repeats its bits"
+            problems.append(Problem("train.devices", says, devices))
         if problems:
             raise Refused(problems, source="config")
         if tolerance is not None:

@@ -59,6 +59,8 @@ class Trace(L.Callback):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            self.start = None  # a checkpoint gives the rows to all processes, of which one keeps and writes them
         if self.start is None and trainer.is_global_zero:
             self.start = digest_tensors(pl_module.state_dict().items())
             self._see("start", {"step": 0, "weights": self.start})

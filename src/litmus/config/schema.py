@@ -130,7 +130,10 @@ class DataSection(Section):
     root: str | None = None
     """Folder that holds the data sets; default: the environment's LITMUS_DATA, else ``data``."""
     batch_size: int = Field(128, ge=1)
-    """Images per optimizer step and device, before ``train.accumulate``."""
+    """Images per optimizer step, before ``train.accumulate``: over all devices, or of each, see ``batch_per``."""
+    batch_per: Literal["all", "device"] = "all"
+    """``all``: ``batch_size`` is that of all devices together, so that a config trains the same on any number of them;
+    ``device``: of each one, so that the batch grows with them (``train.lr_scaling`` lets the rate follow)."""
     eval_batch_size: int = Field(512, ge=1)
     drop_last: bool = False
     """Leave out an incomplete last training batch."""
@@ -537,6 +540,19 @@ class TrainConfig(Section):
     val_every: int | None = Field(None, ge=1)
     """Validate every so many epochs or steps (the unit of the length); default: every epoch."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = Field(1, ge=1, le=1024)
+    """Devices of one machine, a process each. ``litmus fit`` starts the processes, unless torchrun or srun did."""
+    nodes: int = Field(1, ge=1, le=4096)
+    """Machines; more than one wants torchrun or srun on each."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work: ``ddp``, each holds the whole network (``auto``); ``fsdp``, a part (GPUs)."""
+    sync_bn: bool = False
+    """Batch norm over the images of all devices (GPUs); else over each device's own."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply ``optim.lr`` by the number of devices (Goyal et al. 2017), or by its square root. Only with
+    ``data.batch_per: device``: otherwise the batch, and with it the right rate, does not depend on the devices."""
+    timeout_sec: int = Field(1800, ge=10)
+    """How long a process waits for the others before it gives up."""
     precision: Literal[32, 64, "bf16-mixed", "16-mixed"] = 32
     deterministic: bool = True
     """Refuse operations that differ from run to run."""
@@ -566,6 +582,11 @@ class TrainConfig(Section):
     def length(self) -> int:
         """Training length in ``unit``."""
         return self.steps or self.epochs or 10
+
+    @property
+    def world_size(self) -> int:
+        """Processes, one a device."""
+        return self.devices * self.nodes
 
 
 class PatienceConfig(Section):
@@ -726,6 +747,17 @@ class RunConfig(Section):
         return getattr(self.early_stopping, "monitor", "val/loss")
 
     @property
+    def batch_size(self) -> int:
+        """Images of one batch over all devices."""
+        return self.data.batch_size * (self.train.world_size if self.data.batch_per == "device" else 1)
+
+    @property
+    def lr(self) -> float:
+        """The rate that is trained with: ``optim.lr``, scaled as ``train.lr_scaling`` says."""
+        world_size, how = self.train.world_size, self.train.lr_scaling
+        return self.optim.lr * {"none": 1.0, "linear": world_size, "sqrt": world_size**0.5}[how]
+
+    @property
     def run_name(self) -> str:
         return self.name or f"{_model_name(self.model)}-{self.data.name}"
 
@@ -774,6 +806,7 @@ def cross_check(config: RunConfig) -> list[Problem]:
     found += _network_problems(config.model)
     found += _transfer_problems(config)
     found += _dropped(config)
+    found += _device_problems(config)
     if train.precision == "16-mixed" and train.accelerator == "cpu":
         found.append(Problem("train.precision", "needs a GPU; on a CPU use 32 or bf16-mixed", train.precision))
     if config.data.mean is not None and config.data.std is not None and len(config.data.mean) != len(config.data.std):
@@ -844,6 +877,45 @@ def _transfer_problems(config: RunConfig) -> list[Problem]:
     return found
 
 
+def _device_problems(config: RunConfig) -> list[Problem]:
+    """Several devices: options that do nothing with one, and what does not go together."""
+    train, data, found = config.train, config.data, []
+    if train.world_size == 1:
+        idle = {"train.strategy": train.strategy != "auto", "train.sync_bn": train.sync_bn}
+        idle |= {"train.lr_scaling": train.lr_scaling != "none", "data.batch_per": data.batch_per != "all"}
+        idle["train.timeout_sec"] = train.timeout_sec != type(train).model_fields["timeout_sec"].default
+        for where, set_ in idle.items():
+            section, _, key = where.partition(".")
+            if set_:
+                found.append(Problem(where, "only acts with train.devices > 1", getattr(getattr(config, section), key)))
+        return found
+    if train.lr_scaling != "none" and data.batch_per == "all":
+        says = f"has nothing to scale: the batch is {data.batch_size} on any number of devices (data.batch_per = all)"
+        found.append(Problem("train.lr_scaling", says, train.lr_scaling))
+    if config.batch_size < train.world_size:
+        says = f"must be at least train.devices x train.nodes = {train.world_size}: each trains on a part of the batch"
+        found.append(Problem("data.batch_size", says, data.batch_size))
+    if train.accelerator == "mps":
+        found.append(Problem("train.devices", "an Apple GPU is one device", train.devices))
+    if train.sync_bn and getattr(config.model, "norm", "batch") != "batch":
+        found.append(Problem("train.sync_bn", f"needs batch norm: model.norm is {config.model.norm!r}", True))
+    if train.sync_bn and train.accelerator == "cpu":
+        found.append(Problem("train.sync_bn", "needs GPUs: torch has no synchronised batch norm for processors", True))
+    if train.profiler is not None:
+        says = "watches one process: profile with train.devices = 1"
+        found.append(Problem("train.profiler", says, train.profiler))
+    if train.strategy == "fsdp":
+        alone = {
+            "train.accelerator": (train.accelerator in ("cpu", "mps"), train.accelerator, "is not one of fsdp's: GPUs"),
+            "freeze": (config.freeze is not None, ..., "holds whole layers, which fsdp cuts into parts: use ddp"),
+            "train.ema_decay": (train.ema_decay is not None, train.ema_decay, "averages whole weights: use ddp"),
+            "train.grad_clip": (train.grad_clip is not None, train.grad_clip, "would see parts of a gradient: use ddp"),
+            "train.compile": (train.compile, True, "is not made for networks in parts: use ddp"),
+        }
+        found += [Problem(where, says, value) for where, (wrong, value, says) in alone.items() if wrong]
+    return found
+
+
 def notes(config: RunConfig) -> list[str]:
     """What is allowed, and yet worth knowing before a run."""
     model, found = config.model, []
@@ -857,6 +929,11 @@ def notes(config: RunConfig) -> list[str]:
         found.append(f"{config.optim.name} rescales l2_lambda together with the gradient; adamw does not")
     if config.freeze is not None and config.model.weights is None:
         found.append("the frozen layers keep weights as they were drawn: model.weights brings learnt ones")
+    if config.train.world_size > 1 and getattr(model, "norm", None) == "batch" and not config.train.sync_bn:
+        found.append(
+            f"batch norm sees the {config.batch_size // config.train.world_size} images of its device, not the batch "
+            f"of {config.batch_size}: train.sync_bn=true (GPUs) or model.norm=group do not depend on the devices"
+        )
     return found
 
 
