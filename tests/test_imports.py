@@ -65,7 +65,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     },
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "reproduce": {
-        *("callbacks", "comparison", "config", "experiment", "fingerprint", "paths"),
+        *("callbacks", "comparison", "config", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
     "cli": {

@@ -94,6 +94,13 @@ class Comparison:
             raise Different(Difference("rows", "the whole run", *says))
 
 
+def rows_in_order(trace: Mapping[str, Any]) -> list[tuple[str, Row]]:
+    """(kind, row) of a whole trace, as its run made them: the start, then steps and the epochs that they end."""
+    rows = [("step", row) for row in trace.get("steps", ())] + [("epoch", row) for row in trace.get("epochs", ())]
+    start = [("start", {"step": 0, "weights": trace["start"]})] if "start" in trace else []
+    return start + sorted(rows, key=lambda row: (row[1]["step"], row[0] == "epoch"))
+
+
 def differences(kind: str, then: Row, now: Row) -> Iterator[Difference]:
     """In the order of cause: of each batch order, batch and loss, then gradient and weights; of an epoch its weights,
     those that were evaluated, its metrics."""

@@ -393,7 +393,8 @@ def start_tracking(
     )
     # Masked as values, not as lines of text, where [masked] would be read back as a list.
     tracked.log_text(dump_config(mask_secrets(to_dict(config))), "config.yaml")
-    if differing := keep_fingerprint(tracked, take_fingerprint(config, info, weights=digest, facts=facts)):
+    fingerprint = take_fingerprint(config, info, weights=digest, processes=config.train.world_size, facts=facts)
+    if differing := keep_fingerprint(tracked, fingerprint):
         log.warning("%s differ from the run's beginning: what follows is not what it would have been", differing)
     tracked.log_text(installed_packages(), "packages.txt")
     if diff := git_diff():

@@ -11,18 +11,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from safetensors.torch import load_file
 
 from litmus.callbacks.trace import digest_tensors
-from litmus.comparison import Comparison, Difference, Different, Enough, compare_results, metric_distances, outside
+from litmus.comparison import (
+    Comparison,
+    Difference,
+    Different,
+    Enough,
+    compare_results,
+    metric_distances,
+    outside,
+    rows_in_order,
+)
 from litmus.config import RunConfig, load_config, parse_config, to_dict
 from litmus.errors import NonFinite, Problem, Refused, refuse
-from litmus.experiment import TRACE, Result, check, make_data, quiet_libraries, start_tracking, train
+from litmus.experiment import TRACE, check, make_data, quiet_libraries, start_tracking, train
 from litmus.fingerprint import ABSENT, FILE, PACKAGES, Field, Fingerprint, compare, take_fingerprint
+from litmus.launch import supervise
 from litmus.paths import shown
 from litmus.resume import FOLDER as CHECKPOINTS
 from litmus.stopping import Signals
@@ -126,11 +136,18 @@ def reproduce_run(
         if world.config is None or world.data is None:
             raise Refused([Problem(name, says) for name, says in world.why.items()], source=f"run {stored.id8}")
         problems = check(world.config, world.data.info)
-        if (devices := world.config.train.world_size) > 1:
-            says = "the trace is of one process: litmus fit trains again on as many, and repeats its bits"
-            problems.append(Problem("train.devices", says, devices))
+        apart = world.config.train.world_size > 1
+        if apart and (steps is not None or tolerance is not None):
+            option = "--steps" if steps is not None else "--tolerance"
+            says = f"is for one process; this run had {world.config.train.world_size}, and is run again as a whole"
+            problems.append(Problem(option, says))
+        if world.config.train.nodes > 1:
+            says = "machines: run it again as it was, and compare the two trace.json"
+            problems.append(Problem("train.nodes", says, world.config.train.nodes))
         if problems:
             raise Refused(problems, source="config")
+        if apart:
+            return _retrace_apart(record, world, say)
         if tolerance is not None:
             return _within(tolerance, record, world, signals, say)
         return _retrace(record, world, steps, signals, say)
@@ -200,7 +217,7 @@ def look_around(record: Record, *, home: str, uri: str | None, anywhere: bool = 
     except Refused as refused:
         why["data"] = "; ".join(map(str, refused.problems))
         data = info = None
-    now = take_fingerprint(config, info, weights=weights)
+    now = take_fingerprint(config, info, weights=weights, processes=config.train.world_size)
     return World(compare(then, now), None if "weights" in why else config, data, why)
 
 
@@ -247,10 +264,10 @@ class _StopAfter(L.Callback):
             raise Enough
 
 
-def _track(record: Record, world: World) -> Run:
-    uid, name = record.run.uid, f"reproduce-{record.run.id8}"
+def _track(record: Record, world: World, send: Literal["process", "off"] = "process") -> Run:
+    tags, name = {"litmus.reproduces": record.run.uid}, f"reproduce-{record.run.id8}"
     config: Any = world.config
-    return start_tracking(config, world.data.info, kind="reproduce", name=name, tags={"litmus.reproduces": uid})
+    return start_tracking(config, world.data.info, kind="reproduce", name=name, tags=tags, send=send)
 
 
 def _retrace(record: Record, world: World, steps: int | None, signals: Signals, say: Say) -> int:
@@ -258,37 +275,70 @@ def _retrace(record: Record, world: World, steps: int | None, signals: Signals, 
     config: Any = world.config
     seen = Comparison(record.trace or {}, whole=record.whole)
     stops = [_StopAfter(steps)] if steps is not None else []
-    result: Result | None = None
+    weights: Path | None = None
     with _track(record, world) as tracked:
         found: Difference | None = None
         try:
             result = train(config, world.data, tracked, signals, watch=seen, stops=stops, say=say)
             seen.finish()
-            found = compare_ends(record, result)
+            weights = tracked.dir / WEIGHTS
+            found = compare_ends(record, weights, json.loads(json.dumps(result.table())))
         except Different as different:
             found = different.difference
         except NonFinite as error:
             found = Difference("numbers", "the training", "finite", str(error))
         except Enough:
             pass
-        answer = f"DIFFERENT: {found}" if found else f"IDENTICAL: {_compared(seen, result)}"
+        answer = f"DIFFERENT: {found}" if found else f"IDENTICAL: {_compared(seen, weights)}"
         tracked.set_tags({"litmus.reproduction": answer})
     say("")
     if found is not None:
         say("\n".join(_different(found, seen)))
         say(f"run    {tracked.uid}  (what it computed: {shown(tracked.dir / CHECKPOINTS / TRACE)})")
         return 1
-    say("\n".join(_identical(record, seen, result, steps)))
+    say("\n".join(_identical(record, seen, weights, steps)))
     say(f"run    {tracked.uid}")
     return 0
 
 
-def compare_ends(record: Record, result: Result) -> Difference | None:
+def _retrace_apart(record: Record, world: World, say: Say) -> int:
+    """Train again in as many processes, which nobody watches, then lay the new trace beside the recorded one."""
+    config: Any = world.config
+    with _track(record, world, send="off") as tracked:  # rank 0 will send
+        tracked.hand_over()
+    code = supervise(tracked.dir, config, {"resumed": False, "begin_at": None, "changed": False})
+    if code:
+        say(f"the second training ended with code {code}: nothing was compared")
+        return 1
+    again = read_record(find_run(str(tracked.dir)))
+    seen = Comparison(record.trace or {}, whole=record.whole)
+    weights: Path | None = None
+    found: Difference | None = None
+    try:
+        for kind, row in rows_in_order(again.trace or {}):
+            seen(kind, row)
+        seen.finish()
+        weights = again.run.artifact(WEIGHTS)
+        found = compare_ends(record, weights, again.result or {})
+    except Different as different:
+        found = different.difference
+    except Enough:
+        pass
+    answer = f"DIFFERENT: {found}" if found else f"IDENTICAL: {_compared(seen, weights)}"
+    with Run.reopen(tracked.dir) as reopened:
+        reopened.set_tags({"litmus.reproduction": answer})
+    say("")
+    say("\n".join(_different(found, seen) if found else _identical(record, seen, weights, None)))
+    say(f"run    {tracked.uid}")
+    return 1 if found else 0
+
+
+def compare_ends(record: Record, weights: Path, result: Mapping[str, Any]) -> Difference | None:
     """The weights that both runs ended with, then every number of their results."""
-    then, now = (_digest_of_file(path) for path in (record.run.artifact(WEIGHTS), result.run.dir / WEIGHTS))
+    then, now = (_digest_of_file(path) for path in (record.run.artifact(WEIGHTS), weights))
     if then != now:
-        return Difference("weights", f"the end ({result.kept.which})", then, now)
-    return compare_results(record.result or {}, json.loads(json.dumps(result.table())))
+        return Difference("weights", f"the end ({result['evaluated']['weights']})", then, now)
+    return compare_results(record.result or {}, result)
 
 
 def _digest_of_file(path: Path) -> str:
@@ -427,21 +477,24 @@ def _status(stored: StoredRun) -> str:
     return stored.status + (f", in {attempts} attempts" if attempts > 1 else "")
 
 
-def _compared(seen: Comparison, result: Result | None) -> str:
-    parts = [f"{seen.steps} steps", f"{seen.epochs} epochs", "end" if result is not None else ""]
+def _compared(seen: Comparison, weights: Path | None) -> str:
+    parts = [f"{seen.steps} steps", f"{seen.epochs} epochs", "end" if weights is not None else ""]
     return ", ".join(part for part in parts if part and not part.startswith("0 "))
 
 
-def _identical(record: Record, seen: Comparison, result: Result | None, steps: int | None) -> list[str]:
+def _identical(record: Record, seen: Comparison, weights: Path | None, steps: int | None) -> list[str]:
     what = []
     if seen.steps:
         what.append(f"{_count(seen.steps, 'step')}: order, batches, losses, gradients, weights")
     if seen.epochs:
         what.append(f"{_count(seen.epochs, 'epoch')}: weights and metrics")
     again = f"litmus reproduce {record.run.id8}"
-    if result is not None:
-        what.append(f"the weights it ended with, {_digest_of_file(result.run.dir / WEIGHTS)}")
-        what.append(f"every number of result.json ({', '.join(result.evaluations)})")
+    if weights is not None:
+        splits = [
+            name for name, value in (record.result or {}).items() if isinstance(value, Mapping) and "err" in value
+        ]
+        what.append(f"the weights it ended with, {_digest_of_file(weights)}")
+        what.append(f"every number of result.json ({', '.join(splits)})")
         return ["IDENTICAL", *(f"  {line}" for line in what)]
     if steps is None:
         says = f"IDENTICAL as far as the run got; it is {record.run.status}"

@@ -75,12 +75,6 @@ class Resume:
             raise Refused(problems, source=f"--resume {self.says}")
         return found
 
-    def begin(self, found: Saved | None) -> None:
-        """Set aside what lies beyond the checkpoint; only by who holds the run."""
-        from litmus.checkpoints import set_aside_after
-
-        set_aside_after(self.checkpoints, found.step if found else -1)
-
 
 def unfit(state: Mapping[str, Any], header: Mapping[str, Any], name: str) -> list[Problem]:
     """Why a training with this ``header`` cannot go on from a checkpoint's ``state``."""

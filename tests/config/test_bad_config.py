@@ -220,3 +220,24 @@ def test_a_missing_file_and_a_wrong_override_are_both_named(tmp_path):
     with pytest.raises(Refused) as caught:
         load_config([tmp_path / "a.yaml"], ["model.depth", "=3"])
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("form", ["${{tracking.tags.a{}}}", "${{.a{}}}", "${{..tags.a{}}}"])
+def test_references_that_grow_without_end_are_refused_before_they_grow(form, tmp_path):
+    """Forty lines, each twice the one before: ten terabytes of text."""
+    lines = ["a0: xxxxxxxxxx", *(f"a{i}: {form.format(i - 1) * 2}" for i in range(1, 41))]
+    (tmp_path / "bomb.yaml").write_text("tracking:\n  tags:\n" + "".join(f"    {line}\n" for line in lines))
+    with pytest.raises(Refused, match=r"tracking\.tags\.a1\d: grows to 1,\d{3},\d{3} characters"):
+        load_config([tmp_path / "bomb.yaml"])
+
+
+def test_sections_that_grow_without_end_are_refused_too(tmp_path):
+    lines = ["x0: {a: 1}", *(f"x{i}: {{a: '${{x{i - 1}}}', b: '${{x{i - 1}}}'}}" for i in range(1, 41))]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(Refused, match=r"x\d\d\.a: grows to"):
+        load_config([tmp_path / "bomb.yaml"])
+
+
+def test_references_that_do_not_are_followed():
+    config = load_config([], ["seed=3", "tracking.tags.a=x${seed}", "tracking.tags.b=${.a}${tracking.tags.a}"])
+    assert config.tracking.tags == {"a": "x3", "b": "x3x3"}

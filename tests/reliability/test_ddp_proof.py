@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -213,3 +214,19 @@ def test_faults_end_all_ranks_in_time_and_resume_exactly(figure, tmp_path):
     bad = len({wrong.partition(":")[0] for wrong in found})
     note = "; ".join([f"the slowest down after {max(seconds):.0f} s", *found[:3]])
     figure("ddp_faults", f"{count - bad} of {count}", holds=not found, note=note)
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(400)
+def test_a_run_of_two_processes_is_reproduced(here, litmus):
+    """All of it in processes of their own: trained, and trained again beside its record."""
+    fast = ["model.name=mlp", "model.depth=2", "model.width=16", "train.epochs=2", "model.keep_prob=0.8"]
+    call = [sys.executable, "-m", "litmus.cli"]
+    fit = [*call, "fit", *fast, "train.devices=2", "train.accelerator=cpu", "tracking.offline=true", "name=pair"]
+    subprocess.run(fit, check=True, capture_output=True)
+    done = subprocess.run([*call, "reproduce", "pair"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"IDENTICAL\n  20 steps: .*\n  2 epochs: .*\n  the weights it ended with", done.stdout)
+    code, _, said = litmus("reproduce", "pair", "--steps", "3")
+    assert code == 2
+    assert "--steps: is for one process; this run had 2" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,51 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
         for part in (*parts, OmegaConf.merge(*typed) if typed else {}):
             _leave_old_members(whole, part)
             whole = OmegaConf.merge(whole, part)
+        _refuse_growth(OmegaConf.to_container(whole, resolve=False))
         merged = OmegaConf.to_container(whole, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise refuse(
             getattr(error, "full_key", None) or "config", str(error).splitlines()[0], source="config"
         ) from error
     return dict(merged)  # type: ignore[arg-type]  # each part was a mapping
+
+
+def _refuse_growth(plain: Any) -> None:
+    """``${a}${a}``, thirty lines deep, is a text of gigabytes: what references would grow to is counted, not made."""
+    texts = {key: str(value) for key, value in _leaves(plain)}
+    sizes: dict[str, int] = {}
+
+    def size(key: str, above: frozenset[str]) -> int:
+        if key in above:  # a circle, which OmegaConf refuses
+            return 0
+        if key not in sizes:
+            here = above | {key}
+            if key in texts:
+                named = [_absolute(name, key) for name in re.findall(r"\$\{([^${}]+)\}", texts[key])]
+                sizes[key] = len(texts[key]) + sum(size(name, here) for name in named)
+            else:  # a section, or nothing
+                sizes[key] = sum(size(inner, here) for inner in texts if inner.startswith(f"{key}."))
+        return sizes[key]
+
+    for key in texts:
+        if size(key, frozenset()) > MAX_BYTES:
+            raise refuse(key, f"grows to {sizes[key]:,} characters by its references; at most {MAX_BYTES:,}")
+
+
+def _absolute(name: str, key: str) -> str:
+    """The dotted key that a reference in the value of ``key`` means; each leading dot is one section up."""
+    name = name.strip().replace("[", ".").replace("]", "")
+    up = len(name) - len(name.lstrip("."))
+    return ".".join([*key.split(".")[:-up], name[up:]]) if up else name
+
+
+def _leaves(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield key, value
+    else:
+        for name, part in inner:
+            yield from _leaves(part, f"{key}.{name}" if key else str(name))
 
 
 def _leave_old_members(whole: Any, part: Any) -> None:
