@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_the_rate_follows_the_batch_as_asked_and_is_shown(how, rate, tmp_path):
     assert classifier.optim["lr"] == asked.lr == pytest.approx(rate)
     place = Place(0, 4, local_rank=0, node=0, nodes=1, by="litmus")
     trainer = make_trainer(asked, None, [], folder=tmp_path, place=place)
-    tracked = type("Run", (), {"dir": tmp_path})
+    tracked = SimpleNamespace(dir=tmp_path, name="run")
     shown = headline(asked, data.info, classifier, trainer, tracked)
     assert f"lr {rate:g}" in shown
     assert (f"0.2 with {how} scaling for 4 devices" in shown) == (how != "none")

@@ -323,6 +323,7 @@ def test_a_run_whose_sender_cannot_be_started_is_recorded_all_the_same(start, se
     def no_process(*args, **kwargs):
         raise OSError("Resource temporarily unavailable")
 
+    monkeypatch.setattr(sender, "_process", None)  # that of an earlier test in this process would do
     monkeypatch.setattr(sender.subprocess, "Popen", no_process)
     run = start(send="process", uri=server.uri)
     run.log_metrics({"a": 1.0}, step=0)
