@@ -118,6 +118,18 @@ def test_the_epoch_of_a_resumed_run_reaches_the_order(tmp_path):
     assert torch.equal(seen, data.indices("train")[torch.from_numpy(permutation(140, "order", 0, 2))])
 
 
+def test_a_fit_after_a_resumed_one_begins_at_the_beginning(tmp_path):
+    data, model = synthetic(), Watcher()
+    first = trainer(max_epochs=2, limit_val_batches=0)
+    first.fit(model, data)
+    first.save_checkpoint(tmp_path / "two.ckpt")
+    trainer(max_epochs=3, limit_val_batches=0).fit(Watcher(), data, ckpt_path=tmp_path / "two.ckpt")
+    again = Watcher()
+    trainer(limit_val_batches=0).fit(again, data)
+    seen = torch.cat([batch.idx for batch in again.seen["train"]])
+    assert torch.equal(seen, data.indices("train")[torch.from_numpy(permutation(140, "order", 0, 0))])
+
+
 def test_the_global_random_state_is_left_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -320,6 +320,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.prepare()
+        self._position = (0, 0)  # of an earlier fit; a checkpoint that is resumed is loaded after this
         if not self.workers:  # true of data sets that read a file for each image; ours are one gather a batch
             warnings.filterwarnings("ignore", message=".*_dataloader' does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ``state_dict`` sees to it
