@@ -12,7 +12,7 @@ from litmus.config import load_config, notes
 from litmus.errors import Refused
 from litmus.experiment import check, headline, make_classifier, make_data, make_trainer, open_run
 from litmus.launch import commands, obituary, settle
-from litmus.rank import is_gone
+from litmus.rank import is_gone, leave_with
 from litmus.ranks import Place
 from litmus.stopping import Signals
 from litmus.strategy import Started, device_problems, trainer_options
@@ -132,3 +132,20 @@ def test_losing_another_process_is_told_from_a_failure_of_its_own():
     assert is_gone(RuntimeError("[tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1739"))
     assert is_gone(torch.distributed.DistNetworkError("unreachable"))
     assert not is_gone(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RuntimeError("gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]"), 75, "is gone"),
+        (torch.distributed.DistNetworkError("no answer"), 75, "is gone"),
+        (RuntimeError("a step that fails"), 1, "rank 3 failed\nTraceback"),
+    ],
+)
+def test_a_rank_says_whether_it_failed_or_lost_another(error, code, words, monkeypatch, tmp_path, capsys):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(launch, "run_rank", fails)
+    assert leave_with([str(tmp_path), "meeting", "4", "3", "{}"]) == code
+    assert words in capsys.readouterr().err

@@ -321,6 +321,15 @@ def main(argv: list[str] | None = None) -> None:
     signals.
     """
     try:
+        run_command(argv)
+    except Exception:
+        sys.stderr.write(masked_traceback())
+        sys.exit(1)
+
+
+def run_command(argv: list[str] | None = None) -> None:
+    """``main``, but for errors that nobody foresaw: those are raised."""
+    try:
         app(args=argv, standalone_mode=True)
     except Refused as refused:
         sys.stderr.write(f"{_masked(refused)}\n")
@@ -334,9 +343,11 @@ def main(argv: list[str] | None = None) -> None:
     except Stopped as error:
         _last_words(error)
         sys.exit(error.exit_code)
-    except Exception:
-        sys.stderr.write(_masked(traceback.format_exc()))
-        sys.exit(1)
+
+
+def masked_traceback() -> str:
+    """That of the exception being handled."""
+    return _masked(traceback.format_exc())
 
 
 def _last_words(error: BaseException) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
-from litmus.cli import main
+from litmus.cli import masked_traceback, run_command
 from litmus.supervisor import LOST_OTHERS
 
 OTHER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
@@ -25,14 +24,14 @@ def is_gone(error: BaseException) -> bool:
 def leave_with(argv: list[str]) -> int:
     """The exit code that ``litmus rank`` ends with, its traceback written."""
     try:
-        main(["rank", *argv])
+        run_command(["rank", *argv])
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException as error:
         if is_gone(error):
             sys.stderr.write(f"\nanother process of the run is gone: {str(error).splitlines()[0]}\n")
             return LOST_OTHERS
-        traceback.print_exc()
+        sys.stderr.write(f"\nrank {argv[-2]} failed\n{masked_traceback()}")
         return 1
     return 0
 

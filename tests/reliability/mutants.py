@@ -300,7 +300,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "result-not-compared",
         "reproduce.py",
-        "return compare_results(record.result or {}, json.loads(json.dumps(result.table())))",
+        "return compare_results(record.result or {}, result)",
         "return None",
         "tests/test_reproduce.py::test_a_metric_that_is_close_is_never_called_reproduced",
     ),
@@ -817,5 +817,29 @@ MUTANTS += [
         "if (nodes := _num_nodes(tree, {})) > MAX_NODES:",
         "if (nodes := 0) > MAX_NODES:",
         "tests/config/test_bad_config.py",
+    ),
+]
+
+MUTANTS += [
+    Mutant(
+        "an-effect-is-a-cause",
+        "rank.py",
+        "        if is_gone(error):\n",
+        "        if False:\n",
+        "tests/test_launch.py::test_a_rank_says_whether_it_failed_or_lost_another",
+    ),
+    Mutant(
+        "an-effect-is-reported-as-any-failure",
+        "rank.py",
+        '        run_command(["rank", *argv])\n',
+        '        __import__("litmus.cli").cli.main(["rank", *argv])\n',
+        "tests/test_launch.py::test_a_rank_says_whether_it_failed_or_lost_another",
+    ),
+    Mutant(
+        "the-position-of-an-earlier-fit",
+        "data/datamodule.py",
+        "        self._position = (0, 0)  # of an earlier fit; a checkpoint that is resumed is loaded after this\n",
+        "",
+        "tests/data/test_datamodule.py::test_a_fit_after_a_resumed_one_begins_at_the_beginning",
     ),
 ]
