@@ -21,9 +21,9 @@ _SHOWN = 12
 class FiniteGuard(L.Callback):
     """Raises ``NonFinite`` between the backward pass and the optimizer's step; weights, moments and average stay.
 
-    Looks at the losses of all batches of the step and at the norm of the gradients, before they are clipped: one number
-    read back a step. With ``16-mixed`` gradients overflow by design and the scaler leaves such a step out: only the
-    losses count there. Under DDP the gradients are those of all processes, which therefore stop together.
+    Looks at the losses of all batches of the step and at the norms of the gradients, before they are clipped: one
+    number read back a step. With ``16-mixed`` gradients overflow by design and the scaler leaves such a step out: only
+    the losses count there. Under DDP the gradients are those of all processes, which therefore stop together.
 
     Args:
         folder: of the checkpoints, for the message.
@@ -49,7 +49,7 @@ class FiniteGuard(L.Callback):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         parts = list(losses)
         if gradients and not scaled:
-            parts.append(torch.nn.utils.get_total_norm(gradients))
+            parts += torch._foreach_norm(gradients)  # none is negative: what is not finite in one, no other cancels
         if not parts:
             return
         total = float(torch.stack([part.float() for part in parts]).sum())  # the one number read back
