@@ -23,7 +23,7 @@ ROWS = {  # key -> claim, in the order of the table
     "disk_full": "disk full inside the save: the state before it is intact",
     "damage": "truncated or bit-flipped checkpoints found, named and bypassed",
     "outage": "tracking absent, hanging, answering 500, killed, back again: points missing or double after sync",
-    "outage_cost": "time that these outages cost a training",
+    "outage_cost": "processor time that these outages cost a training, and wall time beside it",
     "first_use": "first use of a store by 8 processes at once: all start",
     "ddp_faults": "two processes, one killed, stopped or raising: all down in 30 s, resumed exactly",
     "ddp_order": "order and evaluation in 1, 2 and 3 processes, lengths that do not divide: the same, every image once",
