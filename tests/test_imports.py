@@ -25,7 +25,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "tracking": set(),
     "checkpoints": set(),
     "callbacks": {"checkpoints", "networks", "optim", "stopping"},
-    "resume": {"checkpoints", "config", "data", "tracking"},
+    "resume": {"checkpoints", "config", "data", "tracking", "weights"},
     "classifier": {"callbacks", "networks", "optim", "ranks"},
     "evaluation": {"classifier"},
     "insight": {"data", "diagnosis", "evaluation", "networks"},

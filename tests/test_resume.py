@@ -209,3 +209,13 @@ def test_only_what_decides_a_number_differs():
 def test_a_new_run_begins_where_there_is_none(here):
     config = load_config([], FAST)
     assert choose("auto", config) == (config, None, "")
+
+
+def test_a_run_that_began_with_learnt_weights_is_known_again_by_its_config(stopped, litmus):
+    """Its record holds what the weights read, and the id that a name stood for."""
+    assert litmus("fit", "--resume", "latest")[0] == 0
+    transfer = [*FAST, f"model.weights=run:{stopped.name}", "train.epochs=1", "name=transferred"]
+    assert litmus("fit", *transfer)[0] == 0
+    code, said, _ = litmus("fit", *transfer, "--resume", "auto")
+    assert code == 0
+    assert f"run {find_run('transferred').id8} of this config is finished" in said

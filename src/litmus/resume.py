@@ -98,6 +98,10 @@ def choose(
     Raises:
         Refused: as ``find_resumable``; ``auto`` without a config.
     """
+    if config is not None and config.model.weights is not None:
+        from litmus.weights import follow_weights
+
+        config = follow_weights(config)  # as the run recorded it: with what the weights read
     tracking = config.tracking if config else None
     home = home or (tracking.home if tracking else "mlruns")
     uri = tracking.uri if tracking else None
