@@ -16,6 +16,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "devices": set(),
     "ranks": {"data"},
     "supervisor": set(),
+    "channel": set(),
     "strategy": {"config", "ranks"},
     "config": set(),
     "networks": set(),
@@ -38,7 +39,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("ranks", "resume", "stopping", "strategy", "transfer", "weights"),
     },
     "launch": {
-        *("checkpoints", "config", "experiment", "paths", "ranks"),
+        *("callbacks", "channel", "checkpoints", "config", "experiment", "paths", "ranks"),
         *("resume", "stopping", "strategy", "supervisor", "tracking"),
     },
     "rank": {"cli", "supervisor"},
@@ -65,7 +66,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     },
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "reproduce": {
-        *("callbacks", "comparison", "config", "experiment", "fingerprint", "launch", "paths"),
+        *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
     "cli": {

@@ -57,6 +57,8 @@ def report(stored: StoredRun, result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{'split':<12}{'err':<8}{'95% of the error':<20}{'wrong':<18}loss"
     for split in ("train_eval", "val", "test"):
+        if split not in result:  # a study's trial leaves the test set alone
+            continue
         seen = result[split]
         wrong, n = seen["num_errors"], seen["num_images"]
         population = result.get("num_train") if split == "train_eval" else None
@@ -139,7 +141,7 @@ def _evaluate_and_draw(
     again = diagnose(config, data.info, evaluations, stopped=reported["stopped"] is not None)
     for line in report(stored, {**reported, **result_table(evaluations, again, data.info)}):
         say(line)
-    if evaluations["test"].num_errors != reported["test"]["num_errors"]:
+    if "test" in reported and evaluations["test"].num_errors != reported["test"]["num_errors"]:
         say(f"  note: the run reported test/err {reported['test']['err']:.4f}: the data or the code are not the same")
     say("")
     found = make_insight(network, data, evaluations["test"], folder, device=device, bf16=bf16)

@@ -34,6 +34,7 @@ from litmus.callbacks import (
     Freeze,
     FreezeBySteps,
     LastCheckpoint,
+    Pruning,
     Trace,
     ValidateAtEnd,
     build_criterion,
@@ -77,6 +78,9 @@ from litmus.weights import digest_of_file, find_weights, follow_weights, load_we
 TRACE = "trace.json"
 """The artifact with what a run computed, to the last bit."""
 
+RESULT, PRUNED = "result.json", "pruned.json"
+"""The artifacts with what a run came to: the one of a training that ended, the other of one that its study ended."""
+
 log = logging.getLogger("litmus")
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -92,6 +96,35 @@ class Kept:
     which: str
     epoch: int
     step: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much of a run is done.
+
+    Attributes:
+        splits: evaluated once the training is over. A search leaves ``test`` out: it must not be chosen by.
+        pictures: whether any are drawn.
+        pruning: watches the validations, and may end the training.
+    """
+
+    splits: tuple[str, ...] = SPLITS[1:]
+    pictures: bool = True
+    pruning: Pruning | None = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A run that its study ended early: nothing was evaluated, its curves are kept.
+
+    Attributes:
+        epochs: that were trained.
+        reports: of the watched metric, one a validation.
+    """
+
+    run: Run
+    epochs: float
+    reports: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -112,21 +145,29 @@ class Result:
     saved: str | None = None
     """What computing the features of a frozen body once saved, in a sentence."""
     insight: Insight | None = None
+    epochs: float = 0.0
+    """That were trained, over all attempts."""
+    num_params: int = 0
 
     @property
-    def test_interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the test error."""
-        test = self.evaluations["test"]
+    def test_interval(self) -> tuple[float, float] | None:
+        """Wilson's 95% interval of the test error; None for a run that was not tested."""
+        test = self.evaluations.get("test")
+        if test is None:
+            return None
         low, high = wilson(test.num_errors, test.num_images)
         return low, high
 
     def table(self) -> dict[str, Any]:
         """Plain numbers: what ``result.json`` holds."""
+        tested = {"test_err_95": list(self.test_interval)} if self.test_interval else {}
         return {
             **result_table(self.evaluations, self.diagnosis, self.info),
-            "test_err_95": list(self.test_interval),
+            **tested,
             "evaluated": {"weights": self.kept.which, "epoch": self.kept.epoch, "step": self.kept.step},
             "stopped": self.stopped,
+            "epochs": self.epochs,
+            "num_params": self.num_params,
             "trained_sec": self.trained_sec,
         }
 
@@ -284,8 +325,13 @@ def open_run(
     resume: Resume | None = None,
     say: Callable[[str], None] = print,
     send: Literal["process", "off"] = "process",
+    kind: str = "train",
+    **record: Any,
 ) -> Opened:
     """Check all that can be checked, then open the run's record.
+
+    Args:
+        kind, record: what its record says of it: ``start_tracking``.
 
     Raises:
         Refused: everything that is wrong; then there is no record.
@@ -296,7 +342,8 @@ def open_run(
     if resume is not None:
         resume.check_data(data.info)
         begin_at = resume.find(header_of(config, data.info), say)
-    tracked = start_tracking(config, data.info, kind="train", uid=resume.uid if resume else None, send=send)
+    record.setdefault("uid", resume.uid if resume else None)
+    tracked = start_tracking(config, data.info, kind=kind, send=send, **record)
     return Opened(config, data, tracked, resume is not None, begin_at, resume is not None and bool(resume.changed))
 
 
@@ -307,7 +354,8 @@ def conduct(
     *,
     say: Callable[[str], None],
     place: Place | None = None,
-) -> Result | None:
+    scope: Scope | None = None,
+) -> Result | Pruned | None:
     """Train, evaluate and record a run that is open; its record says how it ended.
 
     Args:
@@ -321,7 +369,7 @@ def conduct(
                 set_aside_after(folder / CHECKPOINTS, opened.begin_at.step if opened.begin_at else -1)
                 after = f"after {opened.begin_at.path.name}" if opened.begin_at else "from the start: nothing was saved"
                 say(f"resume {after}")
-            result = _train(opened, folder, signals, say=say, place=place)
+            result = _train(opened, folder, signals, say=say, place=place, scope=scope or Scope())
         except NonFinite as error:
             if error.facts and tracked:
                 tracked.log_text(json.dumps(error.facts, indent=1), "non_finite.json")
@@ -366,6 +414,7 @@ def start_tracking(
     uid: str | None = None,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
+    parent_uid: str | None = None,
     send: Literal["process", "off"] = "process",
 ) -> Run:
     """A tracked run that already holds its config, its data set, its surroundings and their fingerprint; with ``uid``,
@@ -380,6 +429,7 @@ def start_tracking(
         name=name or config.run_name,
         kind=kind,
         uid=uid,
+        parent_uid=parent_uid,
         params=flatten(config),
         tags={
             **config.tracking.tags,
@@ -493,6 +543,7 @@ def make_callbacks(
     network: nn.Module,
     signals: Signals | None = None,
     watch: Watch | None = None,
+    pruning: Pruning | None = None,
 ) -> list[L.Callback]:
     """In this order: what guards, changes and traces the weights or the rate, what stops, what shows, what keeps."""
     stop, mode = config.early_stopping, METRICS[config.monitor]
@@ -510,6 +561,8 @@ def make_callbacks(
         watched = getattr(stop, "monitor", "val/loss")
         direction = {"mode": METRICS[watched]} if stop.name == "patience" else {}
         callbacks.append(EarlyStopping(build_criterion(stop.name, **options(stop, "monitor"), **direction), watched))
+    if pruning is not None:
+        callbacks.append(pruning)
     if config.train.unit == "steps":
         callbacks.append(ValidateAtEnd())
     callbacks += [
@@ -537,6 +590,7 @@ def train(
     changed: bool = False,
     watch: Watch | None = None,
     stops: Sequence[L.Callback] = (),
+    scope: Scope | None = None,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Train, evaluate and record one config as the run ``tracked``, in this process.
@@ -548,7 +602,8 @@ def train(
         stops: callbacks that may end the training by raising.
     """
     opened = Opened(config, data, tracked, begin_at=begin_at, changed=changed)
-    return cast(Result, _train(opened, tracked.dir, signals, watch=watch, stops=stops, say=say))
+    scope = scope or Scope()
+    return cast(Result, _train(opened, tracked.dir, signals, watch=watch, stops=stops, say=say, scope=scope))
 
 
 def _train(
@@ -560,7 +615,8 @@ def _train(
     stops: Sequence[L.Callback] = (),
     say: Callable[[str], None],
     place: Place | None = None,
-) -> Result | None:
+    scope: Scope,
+) -> Result | Pruned | None:
     config, data, tracked, begin_at = opened.config, opened.data, opened.tracked, opened.begin_at
     folder = run_folder / CHECKPOINTS
     classifier = make_classifier(config, data)
@@ -568,7 +624,7 @@ def _train(
     if place is not None:
         seed_rank(config.seed, place.rank)
         os.environ.pop("PL_GLOBAL_SEED", None)  # else Lightning's strategy gives all of them one stream again
-    callbacks = [*make_callbacks(config, folder, data, classifier.network, signals, watch), *stops]
+    callbacks = [*make_callbacks(config, folder, data, classifier.network, signals, watch, scope.pruning), *stops]
     trainer = make_trainer(config, tracked, callbacks, folder=run_folder, place=place)
     if tracked is not None:
         say(headline(config, data.info, classifier, trainer, tracked))
@@ -592,6 +648,13 @@ def _train(
     if tracked is None:
         return None
     data.trainer = None  # from here on this process stands for all
+    epochs = _epochs_trained(trainer)
+    if scope.pruning is not None and scope.pruning.pruned_at is not None:
+        pruned = Pruned(tracked, epochs, tuple(scope.pruning.reports))
+        tracked.log_text(json.dumps({"epochs": epochs, "reports": pruned.reports}), PRUNED)
+        tracked.set_tags({"litmus.stopped": f"pruned after {epochs:g} epochs"})
+        tracked.finish("KILLED")
+        return pruned
     if config.train.strategy == "fsdp":
         classifier = make_classifier(config, data)  # whole again
     kept = load_weights(classifier, folder, config.checkpoint.evaluate)
@@ -601,7 +664,7 @@ def _train(
         split: evaluate(
             classifier.network, eval_batches(data, split, device, config.train.limit_batches), device=device, bf16=bf16
         )
-        for split in SPLITS[1:]
+        for split in scope.splits
     }
     stop = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
     diagnosis = diagnose(config, data.info, evaluations, stopped=stop is not None and stop.reason is not None)
@@ -614,12 +677,14 @@ def _train(
         stopped=stop.reason if stop else None,
         kept=kept,
         trained_sec=exact.trained_sec,
-        pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures"),
+        pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures") if scope.pictures else [],
         profiles=sorted(tracked.dir.glob("*profile*.*")),
         saved=cache.sentence if cache else None,
+        epochs=epochs,
+        num_params=num_params(classifier.network),
     )
     record(config, result, classifier.network, tracked)
-    if not config.insight:
+    if not config.insight or not scope.pictures:
         return result
     # Last, when all else is on disk: a closer look that fails must not cost a training.
     network = cast(Network, classifier.network)
@@ -630,6 +695,12 @@ def _train(
     for table in insight.tables:
         tracked.log_artifact(table)
     return replace(result, insight=insight, pictures=[*result.pictures, *insight.pictures])
+
+
+def _epochs_trained(trainer: L.Trainer) -> float:
+    """Optimizer steps in units of epochs: what a training cost, however it ended."""
+    steps_an_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    return trainer.global_step / max(steps_an_epoch, 1)
 
 
 def eval_batches(data: ImageDataModule, split: str, device: torch.device, limit: int | None = None) -> Iterator[Batch]:
@@ -723,9 +794,10 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
         for split, seen in result.evaluations.items()
         for name, value in (("loss", seen.loss), ("err", seen.err))
     }
-    low, high = result.test_interval
-    best |= {"test/err_low": low, "test/err_high": high, "best/epoch": float(result.kept.epoch)}
+    if result.test_interval:
+        best["test/err_low"], best["test/err_high"] = result.test_interval
     best |= {
+        "best/epoch": float(result.kept.epoch),
         "diagnosis/avoidable_bias": result.diagnosis.bias.value,
         "diagnosis/generalisation_gap": result.diagnosis.gap.value,
     }
@@ -744,7 +816,7 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
         metadata={METADATA_KEY: Preprocessing.of(result.info).to_json()},
     )
     tracked.log_artifact(weights)
-    tracked.log_text(json.dumps(result.table(), indent=1), "result.json")
+    tracked.log_text(json.dumps(result.table(), indent=1), RESULT)
     for picture in result.pictures:
         tracked.log_artifact(picture, "pictures")
     for profile in result.profiles:
@@ -781,6 +853,7 @@ def headline(config: RunConfig, info: DataInfo, classifier: ImageClassifier, tra
 
 def farewell(config: RunConfig, result: Result) -> str:
     """The end of a run: test error, verdict, pictures, run, next command."""
+    assert result.test_interval is not None
     test, (low, high) = result.evaluations["test"], result.test_interval
     kept, run_id = result.kept, result.run.id or result.run.uid
     ended = f"stopped: {result.stopped}; " if result.stopped else ""

@@ -12,10 +12,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litmus.channel import Channel, Closed
 from litmus.config import RunConfig, load_config, parse_config, to_dict
 from litmus.errors import Refused, refuse
 from litmus.paths import shown
@@ -24,7 +25,7 @@ from litmus.stopping import Signals
 from litmus.supervisor import Command, Outcome, Supervisor, end_with_parent, last_words
 
 if TYPE_CHECKING:
-    from litmus.experiment import Opened
+    from litmus.experiment import Opened, Scope
     from litmus.resume import Resume
 
 Choice = tuple[RunConfig, "Resume | None", str]
@@ -70,6 +71,43 @@ def beginning_of(opened: Opened) -> dict[str, Any]:
     """Where the training begins, in plain values for the processes that train."""
     begin_at = opened.begin_at.path.name if opened.begin_at else None
     return {"resumed": opened.resumed, "begin_at": begin_at, "changed": opened.changed}
+
+
+def scope_of(beginning: Mapping[str, Any], *, reports: bool = True) -> Scope:
+    """What is done of a run, from the plain values under ``scope`` of its beginning.
+
+    Args:
+        reports: whether this process is the one that a study hears of.
+    """
+    from litmus.callbacks import Pruning
+    from litmus.experiment import Scope
+
+    told = beginning.get("scope")
+    if not told:
+        return Scope()
+    pruning = None
+    if told.get("metric"):
+        pruning = Pruning(told["metric"], asker(told["address"]) if reports and told.get("address") else None)
+    return Scope(tuple(told["splits"]), told["pictures"], pruning)
+
+
+def asker(address: str, *, patience_sec: float = 20.0) -> Callable[[Sequence[tuple[int, float]]], bool]:
+    """Asks the study's worker at ``address`` about each report. One that is gone, or slow, lets the training go on."""
+    channel: Channel | None = None
+
+    def ask(reports: Sequence[tuple[int, float]]) -> bool:
+        nonlocal channel
+        try:
+            channel = channel or Channel.to(address)
+            channel.send(reports=[list(report) for report in reports])
+            answer = channel.receive(patience_sec)
+            while answer is not None and answer.get("of") != reports[-1][0]:  # one that came too late
+                answer = channel.receive(patience_sec)
+            return bool(answer and answer.get("stop"))
+        except Closed:
+            return False
+
+    return ask
 
 
 def supervise(folder: Path, config: RunConfig, beginning: Mapping[str, Any]) -> int:
@@ -228,7 +266,7 @@ def _train_at(
     import torch.distributed as dist
 
     from litmus.checkpoints import Saved
-    from litmus.experiment import Opened, conduct, farewell, make_data, quiet_libraries
+    from litmus.experiment import Opened, Result, conduct, farewell, make_data, quiet_libraries
     from litmus.resume import FOLDER
     from litmus.strategy import backend, on_gpu
 
@@ -245,9 +283,11 @@ def _train_at(
         name = beginning["begin_at"]
         begin_at = Saved.at(folder / FOLDER / name) if name else None
         opened = Opened(config, data, tracked, beginning["resumed"], begin_at, beginning["changed"])
-        result = conduct(opened, folder, signals, say=say, place=place)
+        scope = scope_of(beginning, reports=place.rank == 0)
+        result = conduct(opened, folder, signals, say=say, place=place, scope=scope)
         if result is not None:
-            say(farewell(config, result))
+            if isinstance(result, Result) and result.test_interval:
+                say(farewell(config, result))
             return
     sys.stdout.flush()
     sys.stderr.flush()

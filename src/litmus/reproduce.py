@@ -29,8 +29,9 @@ from litmus.comparison import (
     rows_in_order,
 )
 from litmus.config import RunConfig, load_config, parse_config, to_dict
+from litmus.data.datamodule import SPLITS
 from litmus.errors import NonFinite, Problem, Refused, refuse
-from litmus.experiment import TRACE, check, make_data, quiet_libraries, start_tracking, train
+from litmus.experiment import TRACE, Scope, check, make_data, quiet_libraries, start_tracking, train
 from litmus.fingerprint import ABSENT, FILE, PACKAGES, Field, Fingerprint, compare, take_fingerprint
 from litmus.launch import supervise
 from litmus.paths import shown
@@ -279,7 +280,8 @@ def _retrace(record: Record, world: World, steps: int | None, signals: Signals, 
     with _track(record, world) as tracked:
         found: Difference | None = None
         try:
-            result = train(config, world.data, tracked, signals, watch=seen, stops=stops, say=say)
+            scope = Scope(evaluated(record))
+            result = train(config, world.data, tracked, signals, watch=seen, stops=stops, scope=scope, say=say)
             seen.finish()
             weights = tracked.dir / WEIGHTS
             found = compare_ends(record, weights, json.loads(json.dumps(result.table())))
@@ -306,7 +308,8 @@ def _retrace_apart(record: Record, world: World, say: Say) -> int:
     config: Any = world.config
     with _track(record, world, send="off") as tracked:  # rank 0 will send
         tracked.hand_over()
-    code = supervise(tracked.dir, config, {"resumed": False, "begin_at": None, "changed": False})
+    scope = {"splits": evaluated(record), "pictures": True}
+    code = supervise(tracked.dir, config, {"resumed": False, "begin_at": None, "changed": False, "scope": scope})
     if code:
         say(f"the second training ended with code {code}: nothing was compared")
         return 1
@@ -333,6 +336,12 @@ def _retrace_apart(record: Record, world: World, say: Say) -> int:
     return 1 if found else 0
 
 
+def evaluated(record: Record) -> tuple[str, ...]:
+    """The splits that the run's weights were evaluated on: a study's trial leaves the test set alone."""
+    known = record.result or {}
+    return tuple(split for split in SPLITS[1:] if split in known) or SPLITS[1:]
+
+
 def compare_ends(record: Record, weights: Path, result: Mapping[str, Any]) -> Difference | None:
     """The weights that both runs ended with, then every number of their results."""
     then, now = (_digest_of_file(path) for path in (record.run.artifact(WEIGHTS), weights))
@@ -349,7 +358,7 @@ def _within(tolerance: float, record: Record, world: World, signals: Signals, sa
     """The metrics of two runs whose worlds may differ."""
     config: Any = world.config
     with _track(record, world) as tracked:
-        result = train(config, world.data, tracked, signals, say=say)
+        result = train(config, world.data, tracked, signals, scope=Scope(evaluated(record)), say=say)
         distances = metric_distances(record.result or {}, json.loads(json.dumps(result.table())))
         far = outside(distances, tolerance)
         answer = f"OUTSIDE {tolerance:g}: {', '.join(far)}" if far else f"WITHIN TOLERANCE {tolerance:g}"

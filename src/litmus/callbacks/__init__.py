@@ -15,6 +15,7 @@ from litmus.callbacks.finite_guard import FiniteGuard
 from litmus.callbacks.freeze import Freeze, FreezeBySteps
 from litmus.callbacks.plateau import ObservePlateau
 from litmus.callbacks.progress import EpochTable
+from litmus.callbacks.pruning import Pruning
 from litmus.callbacks.trace import Trace
 from litmus.callbacks.validate_at_end import ValidateAtEnd
 
@@ -36,6 +37,7 @@ __all__ = [
     "LastCheckpoint",
     "ObservePlateau",
     "Patience",
+    "Pruning",
     "Trace",
     "ValidateAtEnd",
     "build_criterion",
