@@ -24,6 +24,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "data": set(),
     "diagnosis": set(),
     "tracking": set(),
+    "study": {"paths", "tracking"},
     "checkpoints": set(),
     "callbacks": {"checkpoints", "networks", "optim", "stopping"},
     "resume": {"checkpoints", "config", "data", "tracking", "weights"},
@@ -82,6 +83,8 @@ DOORS = {  # library -> the one part that may import it
     "omegaconf": {"config"},
     "typer": {"cli"},
     "optuna": {"study"},
+    "sqlalchemy": {"study", "tracking"},
+    "psycopg": {"study"},
 }
 NO_LIGHTNING = {"networks", "optim", "diagnosis", "config", "errors"}
 

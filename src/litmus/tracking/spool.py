@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -358,27 +359,36 @@ def locked(path: Path, *, timeout_sec: float) -> Iterator[None]:
         lock.release()
 
 
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "fuse.sshfs"}
+_NETWORK = {
+    "nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "9p", "afs", "orangefs",
+    "pvfs2", "panfs", "wekafs", "glusterfs", "gfs2", "ocfs2", "davfs",
+    *(f"fuse.{name}" for name in ("sshfs", "ceph", "glusterfs", "juicefs", "rclone", "s3fs", "gcsfuse", "davfs")),
+}  # fmt: skip
 
 
 def on_network(path: Path) -> bool:
-    """Whether ``path`` lies on a network file system, where sqlite's write-ahead log must not be used.
+    """Whether ``path`` lies on a network file system, where sqlite's write-ahead log must not be used."""
+    return bool(network_filesystem(path))
 
-    Read from ``/proc/mounts``; False on systems without one.
+
+def network_filesystem(path: Path, mounts: str | None = None) -> str:
+    """Kind of the network file system that ``path`` lies on, such as ``nfs4``; empty for a local one.
+
+    Args:
+        mounts: text of ``/proc/mounts``, which is read where it is left out; a system without one has only local disks.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mounts = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return False
+    if mounts is None:
+        try:
+            mounts = Path("/proc/mounts").read_text() if sys.platform.startswith("linux") else ""
+        except OSError:
+            return ""
     real, best, kind = os.path.realpath(path), "", ""
-    for line in mounts:
+    for line in mounts.splitlines():
         _, point, fstype, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
         if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
             best, kind = point, fstype
-    return kind in _NETWORK
+    return kind if kind in _NETWORK else ""
 
 
 def blake2b_of(path: Path, *, copy: Path | None = None) -> str:
