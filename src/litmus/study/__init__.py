@@ -1,0 +1,1 @@
+"""Studies: many trainings, one question. The only part that imports Optuna."""
