@@ -70,6 +70,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
+    "study": {"config"},
     "cli": {
         *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
         *("ranks", "reproduce", "resume", "stopping"),

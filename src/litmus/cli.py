@@ -293,12 +293,16 @@ def ui(
 
 @app.command()
 def schema(
+    study: Annotated[bool, typer.Option("--study", help="Of a study's file instead.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it here; default: print it.")] = None,
 ) -> None:
-    """JSON schema of a run's config, for completion in an editor."""
-    from litmus.config import json_schema
+    """JSON schema of a run's config or of a study, for completion in an editor."""
+    if study:
+        from litmus.config.study import study_schema as made
+    else:
+        from litmus.config import json_schema as made
 
-    text = json.dumps(json_schema(), indent=1) + "\n"
+    text = json.dumps(made(), indent=1) + "\n"
     if out is None:
         typer.echo(text, nl=False)
     else:

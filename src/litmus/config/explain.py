@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from litmus.config.schema import CHOICES, RunConfig, Section, names_of
 from litmus.errors import Problem, nearest
 
 
-def explain(error: Any, data: Any) -> Problem:
+@dataclass(frozen=True)
+class Root:
+    """What a file is checked against: its outermost section, and which keys are one of several sections."""
+
+    section: type[Section]
+    choices: Mapping[str, tuple[list[type[Section]], str]]
+
+    @property
+    def tags(self) -> set[str]:
+        return {member.__name__ for members, _ in self.choices.values() for member in members}
+
+
+RUN = Root(RunConfig, CHOICES)
+
+
+def explain(error: Any, data: Any, root: Root = RUN) -> Problem:
     """One pydantic error in our words: dotted key without union tags, what is allowed, the nearest key."""
     keys: list[Any] = []
-    here = data
+    here, tags = data, root.tags
     for part in error["loc"]:
-        if isinstance(here, dict) and part not in here and (part in _TAGS or error["type"] not in _ABSENT):
+        if isinstance(here, dict) and part not in here and (part in tags or error["type"] not in _ABSENT):
             continue  # a union's tag, not a key
         keys.append(part)
         here = here.get(part) if isinstance(here, dict) else (here[part] if _indexes(here, part) else None)
     where = ".".join(map(str, keys))
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(where, f"is not a key; {_nearest_key(keys, data)}", error["input"])
+        return Problem(where, f"is not a key; {_nearest_key(keys, data, root)}", error["input"])
     if kind == "missing":
         return Problem(where, "is needed")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        members, default = CHOICES[where]
+        members, default = root.choices[where]
         if not isinstance(error["input"], dict):
             return Problem(where, f"wants a section such as {where}: {{name: {default}}}", error["input"])
         known = [name for member in members for name in names_of(member)]
         name = error["input"].get("name", default)
         return Problem(f"{where}.name", f"is not known; {nearest(str(name), known)}", name)
     if kind == "literal_error":
-        allowed = _literals(keys, data)
+        allowed = _literals(keys, data, root)
         text = nearest(str(error["input"]), map(str, allowed)) if isinstance(error["input"], str) else ""
         return Problem(
             where,
@@ -41,7 +57,9 @@ def explain(error: Any, data: Any) -> Problem:
         )
     if kind in _BOUNDS:
         bound = _BOUNDS[kind]
-        return Problem(where, f"must be {_bounds(keys, data) or f'{_SIGNS[bound]} {context[bound]:g}'}", error["input"])
+        return Problem(
+            where, f"must be {_bounds(keys, data, root) or f'{_SIGNS[bound]} {context[bound]:g}'}", error["input"]
+        )
     says = _WORDS.get(kind, "{msg}").format(
         msg=error["msg"].removeprefix("Value error, "), found=_kind(error["input"]), **context
     )
@@ -65,7 +83,6 @@ def _kind(value: Any) -> str:
 
 
 _ABSENT = {"missing"}
-_TAGS = {member.__name__ for members, _ in CHOICES.values() for member in members}
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _WORDS = {
@@ -88,37 +105,52 @@ _WORDS = {
 }
 
 
-def _section_at(keys: Sequence[Any], data: Any) -> type[Section] | None:
+def _section_at(keys: Sequence[Any], data: Any, root: Root) -> type[Section] | None:
     """The section class that dotted ``keys`` lead to, where ``data`` says which member of a union is meant."""
-    if not keys:
-        return RunConfig
-    head = str(keys[0])
-    inside = data.get(head) if isinstance(data, dict) else None
-    if head in CHOICES:
-        members, default = CHOICES[head]
-        name = inside.get("name", default) if isinstance(inside, dict) else default
-        return next((member for member in members if name in names_of(member)), None)
-    field = RunConfig.model_fields.get(head)
-    annotation = field.annotation if field else None
-    kinds = get_args(annotation) or (annotation,)  # a section that may be left out is one of two
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+    section: type[Section] | None = root.section
+    path, names_follow = "", False  # in a mapping of sections the next key is a name
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else data[key] if _indexes(data, key) else None
+        if names_follow or isinstance(key, int):
+            names_follow = False
+            continue
+        path = f"{path}.{key}" if path else str(key)
+        if path in root.choices:
+            members, default = root.choices[path]
+            name = data.get("name", default) if isinstance(data, dict) else default
+            section = next((member for member in members if name in names_of(member)), None)
+            continue
+        field = section.model_fields.get(str(key)) if section else None
+        section, names_follow = _section_in(field.annotation if field else None)
+    return section
 
 
-def _nearest_key(keys: Sequence[Any], data: Any) -> str:
+def _section_in(annotation: Any) -> tuple[type[Section] | None, bool]:
+    """The section that a field holds, and whether it holds them by name."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation, False
+    for part in get_args(annotation):  # a section that may be left out is one of two
+        section, _ = _section_in(part)
+        if section is not None:
+            return section, get_origin(annotation) is dict
+    return None, False
+
+
+def _nearest_key(keys: Sequence[Any], data: Any, root: Root) -> str:
     """Where a mistyped or misplaced key most likely belongs."""
     *parents, last = keys
-    section = _section_at(parents, data)
-    own = list(section.model_fields) if section else []
+    section = _section_at(parents, data, root)
+    own = [field.alias or name for name, field in section.model_fields.items()] if section else []
     prefix = "".join(f"{part}." for part in parents)
     hint = nearest(str(last), own)
     if hint.startswith("did you mean"):
         return f"did you mean {prefix}{hint.split(chr(39))[1]}?"
-    for head in RunConfig.model_fields:  # the right name in the wrong section
-        other = _section_at([head], data)
+    for head in root.section.model_fields:  # the right name in the wrong section
+        other = _section_at([head], data, root)
         if other and last in other.model_fields and [head] != list(parents):
             return f"did you mean {head}.{last}?"
-    if parents and parents[0] in CHOICES:
-        members, default = CHOICES[parents[0]]
+    if parents and parents[0] in root.choices:
+        members, default = root.choices[parents[0]]
         chosen = (data.get(parents[0]) or {}).get("name", default)
         owners = [names_of(member)[0] for member in members if last in member.model_fields]
         if owners:
@@ -126,14 +158,14 @@ def _nearest_key(keys: Sequence[Any], data: Any) -> str:
     return f"keys here: {', '.join(own)}"
 
 
-def _field_at(keys: Sequence[Any], data: Any) -> Any:
-    section = _section_at(keys[:-1], data) if len(keys) <= 2 else None
+def _field_at(keys: Sequence[Any], data: Any, root: Root) -> Any:
+    section = _section_at(keys[:-1], data, root) if len(keys) <= 2 else None
     return section.model_fields.get(str(keys[-1])) if section else None
 
 
-def _bounds(keys: Sequence[Any], data: Any) -> str:
+def _bounds(keys: Sequence[Any], data: Any, root: Root) -> str:
     """``> 0 and <= 1``: the whole range of a field, not only the end that was passed."""
-    field = _field_at(keys, data)
+    field = _field_at(keys, data, root)
     metadata = list(field.metadata) if field else []
     for part in get_args(field.annotation) if field else ():  # Annotated members of an optional
         metadata += getattr(part, "__metadata__", ())
@@ -146,9 +178,9 @@ def _bounds(keys: Sequence[Any], data: Any) -> str:
     return " and ".join(ends[name] for name in _SIGNS if name in ends)
 
 
-def _literals(keys: Sequence[Any], data: Any) -> tuple[Any, ...]:
+def _literals(keys: Sequence[Any], data: Any, root: Root) -> tuple[Any, ...]:
     """The values a ``Literal`` field allows."""
-    field = _field_at(keys, data)
+    field = _field_at(keys, data, root)
     return _literal_values(field.annotation) if field else ()
 
 

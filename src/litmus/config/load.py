@@ -36,7 +36,7 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     parts, typed = [], []
     for source in sources:
         try:
-            parts.append(_read_yaml(Path(source)))
+            parts.append(read_yaml(Path(source)))
         except Refused as refused:
             problems += refused.problems
     for override in overrides:
@@ -53,9 +53,9 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     try:
         whole: Any = OmegaConf.create({})
         for part in (*parts, OmegaConf.merge(*typed) if typed else {}):
-            _leave_old_members(whole, part)
+            leave_old_members(whole, part)
             whole = OmegaConf.merge(whole, part)
-        _refuse_growth(OmegaConf.to_container(whole, resolve=False))
+        refuse_growth(OmegaConf.to_container(whole, resolve=False))
         merged = OmegaConf.to_container(whole, resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise refuse(
@@ -64,7 +64,7 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     return dict(merged)  # type: ignore[arg-type]  # each part was a mapping
 
 
-def _refuse_growth(plain: Any) -> None:
+def refuse_growth(plain: Any) -> None:
     """``${a}${a}``, thirty lines deep, is a text of gigabytes: what references would grow to is counted, not made."""
     texts = {key: str(value) for key, value in _leaves(plain)}
     sizes: dict[str, int] = {}
@@ -102,7 +102,7 @@ def _leaves(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
             yield from _leaves(part, f"{key}.{name}" if key else str(name))
 
 
-def _leave_old_members(whole: Any, part: Any) -> None:
+def leave_old_members(whole: Any, part: Any) -> None:
     """Where ``part`` gives a section another ``name``, drop from ``whole`` what the new member does not have.
 
     So ``optim.name=adam`` is one word over a config with ``momentum: 0.9``; what stands beside the new name in the
@@ -128,7 +128,7 @@ def parse_config(data: dict[str, Any], *, source: str = "config") -> RunConfig:
         raise Refused(refused.problems, source=source) from None
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, shelf: str = "configs") -> Any:
     """One YAML file as an OmegaConf node. Raises ``Refused`` naming the path and the reason."""
     import yaml
     from omegaconf import OmegaConf
@@ -139,7 +139,7 @@ def _read_yaml(path: Path) -> Any:
     if path.exists() and not path.is_file():  # opening a pipe would wait for somebody to write, a device never ends
         raise refuse(name, "is a pipe or a device, not a config file")
     if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
+        folder = path.parent if path.parent.is_dir() else Path(shelf)
         known = {str(near) for near in folder.glob("**/*.yaml")} if folder.is_dir() else set()
         says = "does not exist (an override reads a.b=c)"
         raise refuse(name, f"{says}; {nearest(name, known)}" if known else says)
@@ -264,18 +264,20 @@ def options(section: BaseModel | None, *leave_out: str) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of ``RunConfig`` for editors; the docstrings under the fields are its descriptions."""
-    _describe()
-    schema = RunConfig.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    describe(schema, RunConfig)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
 
 
-def _describe() -> None:
-    """Copy each field's docstring into its description. Done for the schema alone: reading sources costs start-up."""
+def describe(module: Any, whole: type[Section]) -> None:
+    """Copy each field's docstring into its description, for the sections of one module and the one that holds them.
+
+    Done for the schema alone: reading sources costs start-up.
+    """
     import ast
 
-    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for node in tree.body:
-        section = getattr(schema, node.name, None) if isinstance(node, ast.ClassDef) else None
+        section = getattr(module, node.name, None) if isinstance(node, ast.ClassDef) else None
         if not isinstance(node, ast.ClassDef) or not (isinstance(section, type) and issubclass(section, Section)):
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):
@@ -290,7 +292,7 @@ def _describe() -> None:
                     heir.model_fields[field.target.id].description = " ".join(text.value.value.split())
     for section in [*_heirs(Section)]:
         section.model_rebuild(force=True)
-    RunConfig.model_rebuild(force=True)
+    whole.model_rebuild(force=True)
 
 
 def _heirs(section: type[Section]) -> list[type[Section]]:

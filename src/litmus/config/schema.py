@@ -64,7 +64,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # YAML has lists, a frozen config has tuples
 
 
@@ -114,11 +114,11 @@ Keep = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[tuple[Momentum, Momentum], BeforeValidator(_tuple)]
+Betas = Annotated[tuple[Momentum, Momentum], BeforeValidator(as_tuple)]
 Depth6n2 = Annotated[int, AfterValidator(_depth_6n_2)]
 Monitor = Annotated[str, AfterValidator(_monitored)]
-PerChannel = Annotated[tuple[float, ...], BeforeValidator(_tuple), Field(min_length=1, max_length=4)]
-Range = Annotated[tuple[Positive, Positive], BeforeValidator(_tuple), AfterValidator(_range)]
+PerChannel = Annotated[tuple[float, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=4)]
+Range = Annotated[tuple[Positive, Positive], BeforeValidator(as_tuple), AfterValidator(_range)]
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class DataSection(Section):
     std: PerChannel | None = None
     channels: Literal[1, 3] | None = None
     """Convert the images to grey (1) or RGB (3); default: as they are."""
-    classes: Annotated[tuple[str | int, ...], BeforeValidator(_tuple), Field(min_length=2)] | None = None
+    classes: Annotated[tuple[str | int, ...], BeforeValidator(as_tuple), Field(min_length=2)] | None = None
     """Keep the images of these classes only, by name or number; they become classes 0, 1, ... in this order."""
 
 
@@ -431,7 +431,7 @@ class StepConfig(ScheduleSection):
 
 class MultistepConfig(ScheduleSection):
     name: Literal["multistep"] = "multistep"
-    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_tuple), Field(min_length=1)]
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
     gamma: float = Field(0.1, gt=0, le=1)
 
 
@@ -486,7 +486,7 @@ class AugmentConfig(Section):
     """Largest change of hue, in turns."""
     erase: Probability = 0.0
     """Random erasing (Zhong et al. 2020)."""
-    erase_area: Annotated[tuple[Probability, Probability], BeforeValidator(_tuple), AfterValidator(_range)] = (
+    erase_area: Annotated[tuple[Probability, Probability], BeforeValidator(as_tuple), AfterValidator(_range)] = (
         0.02,
         0.33,
     )
@@ -669,7 +669,7 @@ def leaves(section: type[Section]) -> list[type[Section]]:
     return found
 
 
-def _choice(members: Sequence[type[Section]], default: str) -> Any:
+def one_of(members: Sequence[type[Section]], default: str) -> Any:
     """One of ``members``, chosen by its ``name``; without a name, ``default``."""
     tags = {name: member.__name__ for member in members for name in names_of(member)}
 
@@ -715,14 +715,14 @@ class RunConfig(Section):
     """What the run is called; default: ``<model>-<data>``."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Decides initialisation, order, augmentation and dropout (the splits are ``data.split_seed``'s)."""
-    data: _choice(*CHOICES["data"]) = DigitsConfig()  # type: ignore[valid-type]
-    model: _choice(*CHOICES["model"]) = ResidualConfig()  # type: ignore[valid-type]
-    optim: _choice(*CHOICES["optim"]) = MomentumConfig()  # type: ignore[valid-type]
-    schedule: _choice(*CHOICES["schedule"]) = ConstantConfig()  # type: ignore[valid-type]
+    data: one_of(*CHOICES["data"]) = DigitsConfig()  # type: ignore[valid-type]
+    model: one_of(*CHOICES["model"]) = ResidualConfig()  # type: ignore[valid-type]
+    optim: one_of(*CHOICES["optim"]) = MomentumConfig()  # type: ignore[valid-type]
+    schedule: one_of(*CHOICES["schedule"]) = ConstantConfig()  # type: ignore[valid-type]
     augment: AugmentConfig = AugmentConfig()
     freeze: FreezeConfig | None = None
     train: TrainConfig = TrainConfig()
-    early_stopping: _choice(*CHOICES["early_stopping"]) | None = None  # type: ignore[valid-type]
+    early_stopping: one_of(*CHOICES["early_stopping"]) | None = None  # type: ignore[valid-type]
     checkpoint: CheckpointConfig = CheckpointConfig()
     diagnosis: DiagnosisConfig = DiagnosisConfig()
     insight: bool = False

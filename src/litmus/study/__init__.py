@@ -1,1 +1,4 @@
-"""Studies: many trials of one base config, searched by Optuna and confirmed on fresh seeds."""
+"""Studies: a space of configs, trials that survive their machines, one record in MLflow, and a winner to believe.
+
+The one door to Optuna.
+"""
