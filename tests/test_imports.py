@@ -70,10 +70,13 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
-    "study": {"config"},
+    "study": {
+        *("channel", "config", "devices", "diagnosis", "evaluation", "experiment", "launch"),
+        *("paths", "resume", "stopping", "tracking", "trained", "weights"),
+    },
     "cli": {
         *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
-        *("ranks", "reproduce", "resume", "stopping"),
+        *("ranks", "reproduce", "resume", "stopping", "study"),
     },
     "__init__": {"classifier", "data", "networks"},
     "__main__": {"cli"},

@@ -188,6 +188,49 @@ def lr(
     lr_range_test(config, steps=steps, low=low, high=high, sources=sources or [])
 
 
+@app.command(no_args_is_help=True)
+def tune(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="File of the study: configs/studies/*.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="a.b=c", help="Change a key of the study: n_trials=100 sampler.name=random."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time on this machine; default: one for each GPU, one without GPUs."),
+    ] = None,
+    devices: Annotated[str | None, typer.Option(metavar="0,1", help="GPUs to use; default: all.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Allow more workers than devices.")] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="postgresql://... for several machines, the same command on each; default: LITMUS_STORAGE, else a "
+            "file in the home of the runs.",
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Begin with the best trials of another study in this storage.")
+    ] = None,
+    reap: Annotated[
+        bool, typer.Option("--reap", help="Only put right what a dead machine left running; train nothing.")
+    ] = False,
+) -> None:
+    """Search, confirm the best on fresh seeds, conclude. The same command again goes on, to the same total."""
+    if reap:
+        from litmus.study.tune import reap as put_right
+
+        raise typer.Exit(put_right(study, overrides or [], storage=storage, say=typer.echo))
+    from litmus.study.tune import Options
+    from litmus.study.tune import tune as search
+
+    names = tuple(name.strip() for name in devices.split(",") if name.strip()) if devices else ()
+    options = Options(workers, names, share, storage, warm_start)
+    code = search(study, overrides or [], options, say=typer.echo)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command()
 def reproduce(
     run: RunName,

@@ -106,11 +106,13 @@ class Scope:
         splits: evaluated once the training is over. A search leaves ``test`` out: it must not be chosen by.
         pictures: whether any are drawn.
         pruning: watches the validations, and may end the training.
+        objectives: what a study searches by, logged as ``objective/<name>`` in every one of its trials.
     """
 
     splits: tuple[str, ...] = SPLITS[1:]
     pictures: bool = True
     pruning: Pruning | None = None
+    objectives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,20 @@ def result_table(evaluations: Mapping[str, Evaluation], diagnosis: Diagnosis, in
         "moves": list(diagnosis.moves),
         "notes": list(diagnosis.notes),
     }
+
+
+def objective_of(result: Mapping[str, Any], name: str) -> float:
+    """The value of an objective of studies, from a run's ``Result.table``."""
+    apart = {"time/train_sec": "trained_sec", "model/num_params": "num_params"}
+    if name in apart:
+        return float(result[apart[name]])
+    split, _, what = name.partition("/")
+    return float(result[split][what])
+
+
+def logged_objective(name: str) -> str:
+    """The metric that holds an objective in every trial of a study: the MLflow UI compares by one name."""
+    return f"objective/{name.replace('/', '_')}"
 
 
 def augments(config: RunConfig) -> bool:
@@ -652,7 +668,9 @@ def _train(
     if scope.pruning is not None and scope.pruning.pruned_at is not None:
         pruned = Pruned(tracked, epochs, tuple(scope.pruning.reports))
         tracked.log_text(json.dumps({"epochs": epochs, "reports": pruned.reports}), PRUNED)
-        tracked.set_tags({"litmus.stopped": f"pruned after {epochs:g} epochs"})
+        tracked.set_tags({"litmus.stopped": f"pruned after {epochs:g} epochs", "litmus.state": "PRUNED"})
+        if pruned.reports and scope.pruning.metric in scope.objectives:
+            tracked.log_metrics({logged_objective(scope.pruning.metric): pruned.reports[-1]}, step=trainer.global_step)
         tracked.finish("KILLED")
         return pruned
     if config.train.strategy == "fsdp":
@@ -684,6 +702,11 @@ def _train(
         num_params=num_params(classifier.network),
     )
     record(config, result, classifier.network, tracked)
+    if scope.objectives:
+        numbers = result.table()
+        values = {logged_objective(name): objective_of(numbers, name) for name in scope.objectives}
+        tracked.log_metrics(values, step=kept.step)
+        tracked.set_tags({"litmus.state": "COMPLETE"})
     if not config.insight or not scope.pictures:
         return result
     # Last, when all else is on disk: a closer look that fails must not cost a training.

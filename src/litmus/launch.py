@@ -88,7 +88,7 @@ def scope_of(beginning: Mapping[str, Any], *, reports: bool = True) -> Scope:
     pruning = None
     if told.get("metric"):
         pruning = Pruning(told["metric"], asker(told["address"]) if reports and told.get("address") else None)
-    return Scope(tuple(told["splits"]), told["pictures"], pruning)
+    return Scope(tuple(told["splits"]), told["pictures"], pruning, tuple(told.get("objectives", ())))
 
 
 def asker(address: str, *, patience_sec: float = 20.0) -> Callable[[Sequence[tuple[int, float]]], bool]:

@@ -278,7 +278,7 @@ def _lock_number(name: str) -> int:
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
-    """``study.ask()`` without its warning that heartbeats are for ``study.optimize``: our workers beat by themselves."""
+    """``study.ask()`` without its warning that heartbeats are for ``study.optimize``: our workers beat themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used", UserWarning)
         return study.ask()

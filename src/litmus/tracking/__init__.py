@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         installed_packages,
         usable_cores,
     )
-    from litmus.tracking.run import Run
-    from litmus.tracking.stored import StoredRun, find_run, list_runs, local_runs, sync, unsynced
+    from litmus.tracking.run import Run, directory_of
+    from litmus.tracking.stored import StoredRun, find_run, follow, list_runs, local_runs, put_right, sync, unsynced
     from litmus.tracking.system import SystemMetrics
     from litmus.tracking.ui import server_url, ui_command
 
@@ -34,16 +34,19 @@ __all__ = [
     "SystemMetrics",
     "code_digest",
     "cpu_model",
+    "directory_of",
     "embedded_uri",
     "environment",
     "environment_tags",
     "find_run",
+    "follow",
     "git_diff",
     "installed_packages",
     "list_runs",
     "local_runs",
     "mask_secrets",
     "past_code",
+    "put_right",
     "resolve",
     "server_url",
     "sync",
@@ -61,8 +64,8 @@ _HOMES = {
         *("code_digest", "environment", "environment_tags", "git_diff"),
         *("cpu_model", "installed_packages", "usable_cores"),
     ),
-    "run": ("Run",),
-    "stored": ("StoredRun", "find_run", "list_runs", "local_runs", "sync", "unsynced"),
+    "run": ("Run", "directory_of"),
+    "stored": ("StoredRun", "find_run", "follow", "list_runs", "local_runs", "put_right", "sync", "unsynced"),
     "system": ("SystemMetrics",),
     "ui": ("server_url", "ui_command"),
 }

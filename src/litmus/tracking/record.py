@@ -10,11 +10,14 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 from litmus.tracking.masking import mask_command, mask_secrets
+
+T = TypeVar("T")
 
 MAIN_PACKAGES = (
     "litmus",
@@ -32,6 +35,28 @@ LOCK_FILE = "requirements.lock"
 _GIT_TIMEOUT_SEC = 20
 _MAX_DIFF_CHARS = 5_000_000
 _MAX_NEW_FILE_BYTES = 200_000
+
+
+_fixed: dict[str, Any] | None = None
+
+
+def fix_surroundings() -> None:
+    """From now on git and the installed packages are asked once: for a process that is forked for each of many runs,
+    whose code was imported long before."""
+    global _fixed
+    _fixed = {} if _fixed is None else _fixed
+
+
+def _once_if_fixed(look: Callable[..., T]) -> Callable[..., T]:
+    @wraps(look)
+    def answer(*args: Any) -> T:
+        if _fixed is None:
+            return look(*args)
+        if look.__name__ not in _fixed:
+            _fixed[look.__name__] = look(*args)
+        return _fixed[look.__name__]
+
+    return answer
 
 
 def environment() -> dict[str, str]:
@@ -86,6 +111,7 @@ def code_digest() -> str:
     return summary.hexdigest()
 
 
+@_once_if_fixed
 def git_diff() -> str:
     """The work tree against the commit, new files included, masked; empty when clean or outside a repository.
 
@@ -104,6 +130,7 @@ def git_diff() -> str:
     return masked
 
 
+@_once_if_fixed
 def lock_report(lock: Path | None = None) -> str:
     """``matches requirements.lock (n packages)``, what differs, or that there is no lock."""
     lock = lock or _lock_file()
@@ -210,6 +237,7 @@ def _repository() -> Path | None:
     return None
 
 
+@_once_if_fixed
 def _git_facts() -> dict[str, str]:
     repository = _repository()
     if repository is None:

@@ -556,6 +556,8 @@ def _owned(directory: Path, home: str | os.PathLike[str], *, create: bool) -> tu
                 holder = spool.meta
             by = f"process {holder.get('owner_pid')} on {holder.get('owner_host')}"
             raise refuse("run", f"is in use by {by}; stop that one first", str(directory))
+        if create:
+            _clear_unborn(directory)
         return Spool(directory, create=create), lock
     except (OSError, sqlite3.Error) as error:
         lock.release()
@@ -565,16 +567,37 @@ def _owned(directory: Path, home: str | os.PathLike[str], *, create: bool) -> tu
         raise refuse("run", str(error)) from None
 
 
-def _directory(runs: Path, name: str, uid: str) -> tuple[Path, bool]:
-    """The run's directory, and whether it was there."""
-    for found in runs.glob(f"*-{uid[:8]}"):
+def _clear_unborn(directory: Path) -> None:
+    """Remove a spool that never got as far as a uid: its process was killed in the first milliseconds of the run."""
+    if not (directory / FILE).exists():
+        return
+    try:
+        with Spool(directory) as spool:
+            born = "uid" in spool.meta
+    except ValueError:
+        born = False
+    if not born:
+        for path in directory.glob(f"{FILE}*"):
+            path.unlink()
+
+
+def directory_of(uid: str, home: str | os.PathLike[str] = DEFAULT_HOME) -> Path | None:
+    """The directory of the run with this ``uid``, if ``home`` holds it: by its name, without a look at the others."""
+    for found in (absolute_home(home) / RUNS).glob(f"*-{uid[:8]}"):
         with contextlib.suppress(OSError, ValueError, sqlite3.Error), Spool(found) as spool:
             if spool.meta.get("uid") == uid:
-                return found, True
+                return found
+    return None
+
+
+def _directory(runs: Path, name: str, uid: str) -> tuple[Path, bool]:
+    """The run's directory, and whether it was there."""
+    if (found := directory_of(uid, runs.parent)) is not None:
+        return found, True
     slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "run"
     directory = runs / f"{slug}-{uid[:8]}"
     try:
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)  # left by a process that was killed before there was more
     except OSError as error:
         raise refuse("tracking.home", f"cannot be written: {error}", str(runs.parent)) from None
     return directory, False

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from litmus.errors import Refused, nearest, refuse
+from litmus.tracking import sender
 from litmus.tracking.delivery import Synced, owner_is_gone, settle, sync_spool
 from litmus.tracking.destination import (
     DEFAULT_HOME,
@@ -24,10 +25,13 @@ from litmus.tracking.destination import (
     resolve,
 )
 from litmus.tracking.names import check_artifact
-from litmus.tracking.spool import ARTIFACTS, FILE, Spool, blake2b_of
+from litmus.tracking.spool import ARTIFACTS, FILE, Spool, blake2b_of, now_ms
 from litmus.tracking.store import UID_TAG, Remote, RowsRefused, RunDeleted, RunGone, Store, StoreTrouble
 
 DOWNLOADS = "downloads"
+BEST = "best:"
+BEST_TAG = "litmus.best_run"
+"""Of a study's parent run: the uid of the run that its winner is."""
 _MIN_PREFIX = 4
 
 log = logging.getLogger("litmus.tracking")
@@ -198,7 +202,8 @@ def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri
 
     Args:
         reference: MLflow's run id or our uid, a prefix of 4 characters or more of either, the
-            run's name, its directory, or ``latest``. Run directories are looked at before MLflow.
+            run's name, its directory, ``latest``, or ``best:STUDY`` for a study's winner. Run directories are looked
+            at before MLflow.
 
     Raises:
         Refused: no run, with the nearest name, or several, with how to tell them apart.
@@ -217,6 +222,8 @@ def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri
     if os.sep in reference and Path(reference).expanduser().is_dir():
         raise refuse("run", f"is no run directory: it has no {FILE}", reference)
 
+    if reference.startswith(BEST):
+        return _best_of(reference.removeprefix(BEST), home=home, uri=uri)
     if reference == "latest":
         newest = list_runs(home=home, uri=uri, limit=1)
         if not newest:
@@ -241,6 +248,49 @@ def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri
         raise refuse("run", f"is unknown; there is no run in {home / RUNS}{trouble}", reference)
     known = {run.name for run in local} | {run.id8 for run in local} | {"latest"}
     raise refuse("run", f"is unknown; {nearest(reference, known)}{trouble}", reference)
+
+
+def _best_of(study: str, *, home: Path, uri: str | None) -> StoredRun:
+    """The winner of a study, by the study's name; of several of one name, of the newest."""
+    known = [run for run in list_runs(home=home, uri=uri, limit=100_000) if run.kind == "study"]
+    found = next((run for run in known if run.name == study), None)
+    if found is None:
+        names = {run.name for run in known}
+        says = f"no such study; {nearest(study, names)}" if names else "there is no study here: litmus tune STUDY"
+        raise refuse("run", says, f"{BEST}{study}")
+    if BEST_TAG not in found.tags:
+        raise refuse("run", f"study {study} has no finished trial yet", f"{BEST}{study}")
+    return find_run(found.tags[BEST_TAG], home=home, uri=uri)
+
+
+def put_right(
+    wanted: Mapping[str, str], *, home: str | os.PathLike[str] = DEFAULT_HOME, uri: str | None = None
+) -> list[str]:
+    """End runs that MLflow believes to be running, though whoever recorded them is gone for good; their names.
+
+    Args:
+        wanted: uid -> the status that each has come to.
+
+    Raises:
+        Refused: the store does not answer.
+    """
+    home = absolute_home(home)
+    destination = resolve(uri, home)
+    if destination.database is not None and not destination.database.is_file():
+        return []
+    ended = []
+    with _answering(destination) as store:
+        for run in store.runs(query="attributes.status = 'RUNNING'", limit=100_000):
+            status = wanted.get(run.tags.get(UID_TAG, ""))
+            if status is not None:
+                store.set_status(run.id, status, now_ms())
+                ended.append(run.name)
+    return ended
+
+
+def follow(directory: Path, *, home: str | os.PathLike[str], uri: str | None = None) -> sender.Link:
+    """Send, from a process in the background, what another process of this machine records in ``directory``."""
+    return sender.start(directory, resolve(uri, home), "process")
 
 
 def sync(run: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = None, uri: str | None = None) -> Synced:

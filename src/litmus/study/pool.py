@@ -1,0 +1,184 @@
+"""The workers of one machine: started, watched, started again when they die, asked to leave together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from litmus.errors import Problem, Refused
+from litmus.study.stage import Stage
+from litmus.study.worker import CONTEXT, SAVE_SEC, Post, work
+
+DEATHS_IN_A_ROW = 10
+"""Workers that die one after the other, with no trial ended in between, before that is taken for a reason to stop."""
+
+News = tuple[str, int, dict[str, Any]]
+
+
+def make_posts(
+    *, workers: int | None, devices: Sequence[str], share: bool, per_trial: int, accelerator: str, cores: int, gpus: int
+) -> list[Post]:
+    """Where each worker stands: the devices that its trials use, and how many threads.
+
+    Args:
+        workers: as asked for; by default one for every ``per_trial`` devices, and one on a machine without GPUs.
+        devices: GPUs by number or UUID; empty for all there are.
+        share: whether several workers may use one device.
+        per_trial: devices of one trial, ``train.devices``.
+        accelerator: ``train.accelerator``.
+        cores: processors that this process may use.
+
+    Raises:
+        Refused: more workers than devices, without ``share``; more devices a trial than there are.
+    """
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and gpus > 0)
+    problems = []
+    if devices and not on_gpu:
+        says = f"are GPUs, and there are {gpus}" if not gpus else f"are GPUs, and train.accelerator is {accelerator!r}"
+        problems.append(Problem("--devices", says, ",".join(devices)))
+    if len(set(devices)) < len(devices):
+        problems.append(
+            Problem("--devices", "names one twice: --workers and --share let several use it", list(devices))
+        )
+    if on_gpu and gpus:
+        wrong = [name for name in devices if name.isdigit() and int(name) >= gpus]
+        if wrong:
+            problems.append(
+                Problem("--devices", f"has {', '.join(wrong)}, and there are 0 to {gpus - 1}", list(devices))
+            )
+    names = list(devices) or [str(k) for k in range(gpus)] if on_gpu else []
+    what, there = ("GPUs", len(names)) if on_gpu else ("processor cores", cores)
+    if not problems and on_gpu and there < per_trial:
+        problems.append(Problem("train.devices", f"a trial wants {per_trial} GPUs, there are {there}", per_trial))
+    count = workers if workers is not None else (max(1, there // per_trial) if on_gpu else 1)
+    if not problems and count * per_trial > there and not share:
+        each = f" of {per_trial} {what} each" if per_trial > 1 else ""
+        says = f"workers{each}, and this machine has {there} {what}; --share lets several use one"
+        problems.append(Problem("--workers", says, count))
+    if problems:
+        raise Refused(problems, source="litmus tune")
+    threads = max(1, cores // count)
+    groups = [tuple(names[k : k + per_trial]) for k in range(0, len(names) - per_trial + 1, per_trial)] or [()]
+    return [Post(k, groups[k % len(groups)], threads) for k in range(count)]
+
+
+@dataclass
+class _Seat:
+    """One worker's place, and who sits there now."""
+
+    post: Post
+    process: Any
+    news: Any
+    done: bool = False
+    silent: bool = False
+    """Whether it has closed its end of the news: after that, a poll says yes for ever."""
+
+
+@dataclass
+class Pool:
+    """Runs one worker a post on ``stage`` until none has anything left to do.
+
+    ``problem`` says why it gave up, if it did.
+    """
+
+    stage: Stage
+    posts: Sequence[Post]
+    on_death: Callable[[], Any] = lambda: None
+    problem: str = ""
+    deaths: int = 0
+    _seats: list[_Seat] = field(default_factory=list)
+    _leaving_since: float | None = None
+
+    def run(self, tick_sec: float = 0.5) -> Iterator[list[News]]:
+        """Yields what was heard, at least every ``tick_sec``."""
+        try:
+            self._seats = [self._seat(post) for post in self.posts]
+            while any(not seat.done for seat in self._seats):
+                yield self._listen(tick_sec)
+                self._look_after()
+        finally:
+            self.kill()
+
+    def leave(self) -> None:
+        """Ask all to save their trainings' state and go."""
+        if self._leaving_since is None:
+            self._leaving_since = time.monotonic()
+        for seat in self._seats:
+            _signal(seat.process, signal.SIGTERM)
+
+    def kill(self) -> None:
+        for seat in self._seats:
+            _signal(seat.process, signal.SIGKILL)
+            with contextlib.suppress(ValueError, AssertionError):
+                seat.process.join(5.0)
+            seat.news.close()
+
+    def _seat(self, post: Post) -> _Seat:
+        hear, tell = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=work, args=(self.stage, post, tell), name=f"worker-{post.index}")
+        process.start()
+        tell.close()
+        return _Seat(post, process, hear)
+
+    def _listen(self, timeout_sec: float) -> list[News]:
+        living = [seat for seat in self._seats if not seat.done]
+        sources = [seat.process.sentinel for seat in living] + [seat.news for seat in living if not seat.silent]
+        ready = connection.wait(sources, timeout_sec)
+        heard: list[News] = []
+        for seat in living:
+            if not seat.silent and seat.news in ready:
+                try:
+                    while seat.news.poll():
+                        heard.append(seat.news.recv())
+                except (EOFError, OSError):
+                    seat.silent = True
+        if any(word == "ended" for word, _, _ in heard):
+            self.deaths = 0
+        return heard
+
+    def _look_after(self) -> None:
+        late = self._leaving_since is not None and time.monotonic() - self._leaving_since > SAVE_SEC + 15
+        for place, seat in enumerate(self._seats):
+            if seat.done:
+                continue
+            if late:
+                _signal(seat.process, signal.SIGKILL)
+            if seat.process.is_alive() or not seat.silent:
+                continue
+            if seat.process.exitcode == 0 or self._leaving_since is not None:
+                seat.done = True
+                continue
+            self.deaths += 1
+            self.on_death()
+            if self.deaths >= DEATHS_IN_A_ROW:
+                log = worker_log(self.stage, seat.post)
+                self.problem = (
+                    f"{self.deaths} workers died one after the other, the last by {_cause(seat.process)}: {log}"
+                )
+                seat.done = True
+                self.leave()
+                continue
+            seat.news.close()
+            self._seats[place] = self._seat(seat.post)
+
+
+def worker_log(stage: Stage, post: Post) -> Path:
+    return (stage.folder / "logs" / f"worker-{post.index}.log").absolute()
+
+
+def _signal(process: Any, signum: int) -> None:
+    if process.pid is not None and process.is_alive():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, signum)
+
+
+def _cause(process: Any) -> str:
+    code = process.exitcode
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"

@@ -1,0 +1,458 @@
+"""One worker: takes trials from the storage, one after another, has each trained in a process of its own, tells.
+
+It holds the Optuna trial and gives its signs of life; the training knows neither. So whatever a training does to its
+process, the worker is there to say how it ended; and when the worker itself is gone, its training ends with it and
+somebody else finds the trial silent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing import connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from litmus.channel import Channel, Closed, Door
+from litmus.study.ledger import (
+    DUPLICATE,
+    DUPLICATE_OF,
+    EPOCHS,
+    LOST,
+    ORIGIN,
+    REASON,
+    SECONDS,
+    SHA,
+    STOPPED,
+    SURPLUS,
+    WORKER,
+    Lineage,
+    failures_in_a_row,
+    is_surplus,
+    myself,
+)
+from litmus.study.stage import Stage
+from litmus.study.storage import ask, is_away, open_storage, patiently
+from litmus.study.trial import Job, Outcome, end_with_worker, outcome_of, run_job
+
+T = TypeVar("T")
+
+POLL_SEC = 0.5
+PATIENCE_SEC = 3600.0
+"""How long a database may be away before a worker gives up; what it had to tell is in the run directory."""
+SAVE_SEC = 60.0
+"""How long a training may take to save its state when it is asked to stop."""
+_DUPLICATES_BEFORE_WAIT = 10
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["litmus.study.warm"])
+
+
+def share_forkserver() -> None:
+    """In a worker: fork from the server that it was itself forked from.
+
+    ``multiprocessing`` means to, but asks for the server's pid, which only the process that started it has, and without
+    one starts a second server, that would import everything once more.
+    """
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver
+    if server._forkserver_address is not None:
+        server.ensure_running = lambda: None
+
+
+class Leave(BaseException):
+    """The worker was asked to end."""
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a worker stands: its number, its devices and threads, and until when it may begin a trial."""
+
+    index: int
+    devices: tuple[str, ...] = ()
+    threads: int = 1
+    until: float | None = None
+    """Seconds since the epoch."""
+
+
+@dataclass
+class Current:
+    """The trial that is being trained."""
+
+    trial: optuna.Trial
+    number: int
+    origin: int
+    directory: Path | None = None
+    reported: set[int] | None = None
+    lost_lease: bool = False
+
+
+def work(stage: Stage, post: Post, news: Any) -> None:
+    """The worker's process: take trials of ``stage`` until there is none left to take.
+
+    Args:
+        news: a connection; gets (word, number, facts) of each trial as it begins and ends.
+    """
+    os.setsid()
+    end_with_worker()  # here: with the process that started us
+    share_forkserver()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    worker = Worker(stage, post, news)
+    signal.signal(signal.SIGTERM, worker.ask_to_leave)
+    with contextlib.suppress(Leave):
+        worker.run()
+    os._exit(0)
+
+
+class Worker:
+    def __init__(self, stage: Stage, post: Post, news: Any) -> None:
+        self.stage, self.post, self.news = stage, post, news
+        self.leaving = False
+        self._name = f"{myself()}"
+        study = stage.config
+        self.storage = self.patient(
+            lambda: open_storage(stage.place, heartbeat_sec=study.heartbeat_sec, grace_sec=study.grace_sec)
+        )
+        self.study = self.patient(lambda: optuna.load_study(study_name=stage.study_name, storage=self.storage))
+        self.ledger = stage.ledger(self.study, self.storage)
+        self._beaten_at = 0.0
+        self._duplicates = 0
+
+    # --- the loop
+
+    def ask_to_leave(self, signum: int, frame: FrameType | None) -> None:
+        self.leaving = True
+
+    def run(self) -> None:
+        while self.may_begin():
+            trial = self.patient(self.next_trial)
+            if trial is None:
+                time.sleep(POLL_SEC)
+                continue
+            try:
+                self.have_trained(trial)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                self.say("superseded", trial.number, says="it was taken from this worker, which had been silent")
+
+    def may_begin(self) -> bool:
+        if self.leaving or (self.post.until is not None and time.time() >= self.post.until):
+            return False
+        known = self.patient(self.ledger.lineages)
+        if len(failures_in_a_row(known)) >= self.stage.config.max_failures:
+            return False
+        return sum(lineage.state == "finished" for lineage in known.values()) < self.ledger.n_trials
+
+    def next_trial(self) -> optuna.Trial | None:
+        """A trial to run; None while all places are taken by trials that may still fail."""
+        if self.ledger.needs_reclaim():
+            for origin in self.ledger.reclaim():
+                self.say("queued", origin)
+        known = self.ledger.lineages()
+        waiting = any(lineage.state == "waiting" for lineage in known.values())
+        if not waiting and sum(lineage.alive for lineage in known.values()) >= self.ledger.n_trials:
+            return None
+        sampler = self.stage.sampler(seed_of(self.stage.config.seed, self.post.index, len(self.study.trials)))
+        self.study.sampler = sampler
+        trial = ask(self.study)
+        self.storage.record_heartbeat(trial._trial_id)
+        self._beaten_at = time.monotonic()
+        return trial
+
+    # --- one trial
+
+    def have_trained(self, trial: optuna.Trial) -> None:
+        current = Current(trial, trial.number, int(trial.user_attrs.get(ORIGIN, trial.number)))
+        self.patient(lambda: trial.set_user_attr(WORKER, self._name))
+        known = self.patient(self.ledger.lineages)
+        if is_surplus(self.frozen(current), known, n_trials=self.ledger.n_trials):
+            self.patient(lambda: self.ledger.fail(trial, SURPLUS))
+            return
+        try:
+            job = self.patient(lambda: self.stage.job(trial, self.ledger))
+        except Exception as error:
+            if is_away(error) or isinstance(error, optuna.exceptions.UpdateFinishedTrialError):
+                raise
+            self.end(current, Outcome("FAIL", reason=_why_no_job(error)))
+            return
+        job = replace(job, devices=self.post.devices, threads=self.post.threads)
+        sha = self.stage.sha(job)
+        twin = next((one for one in known.values() if _is_twin(one, current.origin, sha)), None)
+        if twin is not None and twin.state != "finished":
+            self.patient(lambda: self.ledger.fail(trial, f"{DUPLICATE} of trial {twin.origin}, which runs"))
+            self._duplicates += 1
+            if self._duplicates > _DUPLICATES_BEFORE_WAIT:
+                time.sleep(POLL_SEC)  # a small space: wait for what it would be a copy of
+            return
+        self._duplicates = 0
+        self.patient(lambda: trial.set_user_attr(SHA, sha))
+        if twin is not None:
+            self.copy(current, twin)
+            return
+        self.say("began", current.number, origin=current.origin)
+        outcome = self.train(current, job)
+        self.end(current, outcome)
+
+    def train(self, current: Current, job: Job) -> Outcome:
+        """Have the job trained by a child; how it ended, by its word, else by what it left."""
+        door, channels, ended = Door(), list[Channel](), list[Outcome]()
+        process = CONTEXT.Process(target=run_job, args=(job, door.path), name=job.name)
+        asked_at: float | None = None
+        try:
+            process.start()
+            while True:
+                for ready in self._ready([door, *channels, process.sentinel]):
+                    if ready is door:
+                        channels.append(door.accept())
+                    elif isinstance(ready, Channel):
+                        self._hear(ready, channels, current, ended)
+                if not process.is_alive():
+                    for channel in list(channels):  # what it said before it went
+                        self._hear(channel, channels, current, ended)
+                    break
+                self.beat(current)
+                if self.leaving or current.lost_lease:
+                    asked_at = asked_at or time.monotonic()
+                    late = current.lost_lease or time.monotonic() - asked_at > SAVE_SEC
+                    _signal(process, signal.SIGKILL if late else signal.SIGTERM)  # again: it may just have been born
+        finally:
+            _signal(process, signal.SIGKILL)
+            if process.pid is not None:
+                process.join()
+            for channel in channels:
+                channel.close()
+            door.close()
+        if ended:
+            return ended[-1]
+        before = outcome_of(current.directory, job.objectives)
+        if before is not None:
+            return before
+        return Outcome("FAIL", reason=_epitaph(process.exitcode))
+
+    def _ready(self, sources: list[Any]) -> list[Any]:
+        buffered = [source for source in sources if isinstance(source, Channel) and source.holds_more]
+        due = self._beaten_at + self.stage.config.heartbeat_sec - time.monotonic()
+        return buffered or connection.wait(sources, timeout=max(0.0, min(due, 1.0)))
+
+    def _hear(self, channel: Channel, channels: list[Channel], current: Current, ended: list[Outcome]) -> None:
+        try:
+            message = channel.receive(0.0)
+            if message is None:
+                return
+            if "reports" in message:
+                stop = self.report(current, message["reports"])
+                channel.send(of=message["reports"][-1][0], stop=stop)
+            elif "opened" in message:
+                if current.directory is None:  # the first: a trial's other seeds have folders of their own in it
+                    current.directory = Path(message["opened"])
+                    self.say("opened", current.number, directory=message["opened"])
+            elif "ended" in message:
+                ended.append(Outcome.of(message["ended"]))
+        except Closed:
+            channels.remove(channel)
+            channel.close()
+
+    def report(self, current: Current, reports: list[list[float]]) -> bool:
+        """Pass on what is new of a curve; whether the training is to stop. A database that is away stops nothing."""
+        if current.reported is None:
+            current.reported = set()
+        try:
+            for at, value in reports:
+                if int(at) not in current.reported and math.isfinite(value):
+                    current.trial.report(value, int(at))
+                    current.reported.add(int(at))
+            return self.stage.prunes and bool(current.trial.should_prune())
+        except optuna.exceptions.UpdateFinishedTrialError:
+            current.lost_lease = True
+            return True
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return False
+
+    def beat(self, current: Current) -> None:
+        """A sign of life, and a look whether the trial is still ours. A database that is away gets it later."""
+        study = self.stage.config
+        if time.monotonic() - self._beaten_at < study.heartbeat_sec:
+            return
+        self._beaten_at = time.monotonic()
+        with self.unless_away():
+            if self.storage.get_trial(current.trial._trial_id).state != TrialState.RUNNING:
+                current.lost_lease = True
+                return
+            self.storage.record_heartbeat(current.trial._trial_id)
+
+    # --- its end
+
+    def end(self, current: Current, outcome: Outcome) -> None:
+        """Tell Optuna, once and for all; what another has ended meanwhile stays as it is."""
+        facts: dict[str, Any] = {"state": outcome.state, "values": list(outcome.values), "reason": outcome.reason}
+        facts |= {"epochs": outcome.epochs, "seconds": outcome.seconds, "origin": current.origin}
+        if current.lost_lease:
+            self.say("superseded", current.number, **facts)
+            return
+        if outcome.state == "COMPLETE" and not all(map(math.isfinite, outcome.values)):
+            says = ", ".join(f"{value:g}" for value in outcome.values)
+            outcome = replace(outcome, state="FAIL", reason=f"not finite: the objective is {says}")
+        if outcome.state == "STOPPED":
+            by = "its worker was asked to stop" if self.leaving else "its process was asked to stop"
+            outcome = replace(outcome, reason=f"{STOPPED}: {by}")
+        told = self.patient(lambda: self.tell(current, outcome))
+        if not told:
+            self.say("superseded", current.number, **facts)
+            return
+        if outcome.state in ("COMPLETE", "PRUNED"):
+            clear(current.directory)
+        elif outcome.state == "FAIL":
+            settle(current.directory, outcome.reason)
+        self.say("ended", current.number, **facts | {"state": outcome.state, "reason": outcome.reason})
+        if outcome.state == "STOPPED" or outcome.reason.startswith(LOST):
+            with self.unless_away():  # else whoever comes next finds it pending
+                self.ledger.reclaim()
+
+    def tell(self, current: Current, outcome: Outcome) -> bool:
+        """False if the trial had ended already, by somebody else's word."""
+        trial = current.trial
+        try:
+            if outcome.epochs:
+                trial.set_user_attr(EPOCHS, outcome.epochs)
+            if outcome.seconds:
+                trial.set_user_attr(SECONDS, round(outcome.seconds, 3))
+            if outcome.state == "COMPLETE":
+                return self._told(current, TrialState.COMPLETE, list(outcome.values))
+            if outcome.state == "PRUNED":
+                for at, value in enumerate(outcome.reports):
+                    self.report(current, [[at, value]])
+                if not trial.params:
+                    return self.ledger.fail(trial, "pruned without parameters")  # would empty TPE's space for ever
+                return self._told(current, TrialState.PRUNED, None)
+            return self.ledger.fail(trial, outcome.reason)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return self.frozen(current).state.name == outcome.state
+
+    def _told(self, current: Current, state: TrialState, values: list[float] | None) -> bool:
+        found = self.study.tell(current.trial, values, state=state, skip_if_finished=True)
+        return found.state == state
+
+    def copy(self, current: Current, twin: Lineage) -> None:
+        """End a trial of a config that was trained before as that one ended: it would come to the same, bit for bit."""
+        last = twin.last
+        self.patient(lambda: current.trial.set_user_attr(DUPLICATE_OF, twin.origin))
+        self.say("began", current.number, origin=current.origin)
+        if last.state == TrialState.COMPLETE:
+            outcome = Outcome("COMPLETE", tuple(last.values))
+        else:
+            curve = tuple(last.intermediate_values[at] for at in sorted(last.intermediate_values))
+            outcome = Outcome("PRUNED", reports=curve)
+        current.directory = self.stage.record_copy(current.trial, self.ledger, twin, outcome)
+        if current.directory is not None:
+            self.say("opened", current.number, directory=str(current.directory))
+        self.end(current, outcome)
+
+    # --- the database
+
+    def frozen(self, current: Current) -> FrozenTrial:
+        return self.storage.get_trial(current.trial._trial_id)
+
+    def patient(self, call: Callable[[], T]) -> T:
+        """``call``, again while the database is away; leaves when asked to."""
+
+        def on_wait() -> None:
+            if self.leaving:
+                raise Leave
+
+        return patiently(
+            call, patience_sec=PATIENCE_SEC, say=lambda text: self.say("note", -1, says=text), on_wait=on_wait
+        )
+
+    @contextlib.contextmanager
+    def unless_away(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_away(error):
+                raise
+
+    def say(self, word: str, number: int, **facts: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more: we end with who started us
+            self.news.send((word, number, facts))
+
+
+def seed_of(seed: int, worker: int, num_trials: int) -> int:
+    """Of a sampler that is made anew for each trial: a restart of the search draws no number again."""
+    from litmus.study.ledger import uid_of
+
+    return int(uid_of(str(seed), worker, num_trials)[:8], 16)
+
+
+def clear(directory: Path | None) -> None:
+    """Remove the checkpoints of a trial that has ended and was told: its weights are an artifact, nothing resumes."""
+    import shutil
+
+    if directory is not None:
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        for extra in directory.glob("seeds/runs/*/checkpoints"):
+            shutil.rmtree(extra, ignore_errors=True)
+
+
+def settle(directory: Path | None, reason: str) -> None:
+    """Say FAILED of a trial's run whose process could not do so itself."""
+    from litmus.errors import Refused
+    from litmus.tracking import Run
+    from litmus.tracking.spool import Spool
+
+    if directory is None:
+        return
+    with Spool(directory) as spool:
+        if spool.status != "RUNNING":
+            return
+    with contextlib.suppress(Refused):
+        tracked = Run.take_over(directory, send="off")
+        tracked.set_tags({"litmus.fail_reason": reason, "litmus.state": "FAIL"})
+        tracked.finish("FAILED")
+
+
+def _is_twin(lineage: Lineage, origin: int, sha: str) -> bool:
+    """Whether it is another trial of the same config, which was trained or is older."""
+    if lineage.origin == origin or lineage.last.user_attrs.get(SHA) != sha:
+        return False
+    return lineage.state == "finished" or (lineage.state in ("running", "waiting") and lineage.origin < origin)
+
+
+def _why_no_job(error: Exception) -> str:
+    from litmus.study.trial import reason_for
+
+    return reason_for(error)
+
+
+def _signal(process: Any, signum: int) -> None:
+    """To the child's process group once it has made one, else to the child."""
+    if process.pid is None or not process.is_alive():
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if signum == signal.SIGKILL and os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signum)
+        else:
+            os.kill(process.pid, signum)
+
+
+def _epitaph(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        memory = "; the system does so when memory runs out" if name == "SIGKILL" else ""
+        return f"killed: its process ended by {name}{memory}"
+    return f"error: its process ended with exit code {exitcode}, and no word"
+
+
+def _facts(trial: FrozenTrial) -> Mapping[str, Any]:
+    return {"reason": trial.user_attrs.get(REASON, "")}
