@@ -22,7 +22,6 @@ _CONFIG = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 shared_buffers = 16MB
 max_connections = 60
@@ -51,7 +50,8 @@ def _user() -> str | None:
 class Server:
     """One cluster in a folder of its own; ``start`` may follow any ``stop`` or ``kill``.
 
-    It is a child of this process that dies with it (PR_SET_PDEATHSIG), so that a killed test run leaves none behind.
+    It dies with the thread that started it (PR_SET_PDEATHSIG), so that a killed test run leaves none behind: start it
+    from the main thread.
     """
 
     def __init__(self) -> None:
