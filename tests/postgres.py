@@ -59,7 +59,7 @@ class Server:
         # A short path, and one that the other user can walk: pytest's own are 0700.
         self.folder = Path(tempfile.mkdtemp(prefix="litmus-pg-"))
         self.data, self.port, self.process = self.folder / "data", 0, None
-        self.port = _free_port()
+        self.port = free_port()
         self._databases = 0
         if self.user:
             shutil.chown(self.folder, self.user)
@@ -142,7 +142,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
