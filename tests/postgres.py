@@ -22,7 +22,6 @@ _CONFIG = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 shared_buffers = 16MB
 max_connections = 60
@@ -51,7 +50,8 @@ def _user() -> str | None:
 class Server:
     """One cluster in a folder of its own; ``start`` may follow any ``stop`` or ``kill``.
 
-    It is a child of this process that dies with it (PR_SET_PDEATHSIG), so that a killed test run leaves none behind.
+    It dies with the thread that started it (PR_SET_PDEATHSIG), so that a killed test run leaves none behind: start it
+    from the main thread.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Server:
         # A short path, and one that the other user can walk: pytest's own are 0700.
         self.folder = Path(tempfile.mkdtemp(prefix="litmus-pg-"))
         self.data, self.port, self.process = self.folder / "data", 0, None
-        self.port = _free_port()
+        self.port = free_port()
         self._databases = 0
         if self.user:
             shutil.chown(self.folder, self.user)
@@ -142,7 +142,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

@@ -8,6 +8,7 @@ import re
 import select
 import sqlite3
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -85,6 +86,7 @@ class Storage(RDBStorage):
         sqlalchemy.event.listen(self.engine, "connect", _on_connect)
         sqlalchemy.event.listen(self.engine, "checkout", _on_checkout)
         sqlalchemy.event.listen(self.scoped_session, "after_begin", _on_begin)
+        weakref.finalize(self, _dispose, self.engine, os.getpid())
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         self.scoped_session.remove()
@@ -101,6 +103,11 @@ class Storage(RDBStorage):
         """Close its connections; it opens new ones when it is used again."""
         self.scoped_session.remove()
         self.engine.dispose()
+
+
+def _dispose(engine: sqlalchemy.Engine, pid: int) -> None:
+    if pid == os.getpid():
+        engine.dispose()
 
 
 _AT_ONCE = "at once"
@@ -278,7 +285,7 @@ def _lock_number(name: str) -> int:
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
-    """``study.ask()`` without its warning that heartbeats are for ``study.optimize``: our workers beat themselves."""
+    """``study.ask()`` without the warning that heartbeats need ``study.optimize``: our workers beat by themselves."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used", UserWarning)
         return study.ask()
