@@ -32,6 +32,8 @@ def explain(error: Any, data: Any, root: Root = RUN) -> Problem:
     for part in error["loc"]:
         if isinstance(here, dict) and part not in here and (part in tags or error["type"] not in _ABSENT):
             continue  # a union's tag, not a key
+        if isinstance(part, int) and not isinstance(here, list | tuple | dict):
+            continue  # one value where a list may stand
         keys.append(part)
         here = here.get(part) if isinstance(here, dict) else (here[part] if _indexes(here, part) else None)
     where = ".".join(map(str, keys))

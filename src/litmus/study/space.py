@@ -25,6 +25,7 @@ from litmus.config.study import (
     NOT_SEARCHED,
     ParameterConfig,
     StudyConfig,
+    always_fixed,
     base_config,
     lookup,
     trial_config,
@@ -327,15 +328,24 @@ class Space:
             if unknown:
                 continue
             try:
-                base = base_config(self.study)
-                fixed = {b.key: b.entry.fixed for b in self.branches if b.entry.kind == "fixed"}
-                given = {key: lookup(base, key) for key in fixed if lookup(base, key) is not ABSENT} | dict(values)
-                found.append(self.params_of(trial_config(self.study, given)))
+                found.append(self.params_of(self._filled(values)))
             except Refused as refused:
                 problems += [Problem(f"{where}: {p.where}", p.says, p.value) for p in refused.problems]
         if problems:
             raise Refused(problems, source="study")
         return list({json.dumps(params, sort_keys=True): params for params in found}.values())
+
+    def _filled(self, values: Mapping[str, Any]) -> RunConfig:
+        """The base with these values, and with what the study fixes while they hold."""
+        given = {**always_fixed(self.study), **values}
+        config = trial_config(self.study, given)
+
+        def choose(branch: Branch) -> Any:
+            return branch.entry.fixed if branch.entry.kind == "fixed" else lookup(config, branch.key)
+
+        drawn = self._walk(choose)
+        fixed = {b.key: b.entry.fixed for b in self._active(drawn) if b.entry.kind == "fixed"}
+        return trial_config(self.study, {**given, **fixed})
 
     def grid(self) -> list[dict[str, Any]]:
         """Optuna's parameters of every point, conditions followed.
@@ -514,6 +524,21 @@ def check_study(study: StudyConfig) -> list[Problem]:
     except Refused as refused:
         found += refused.problems
     return found + _corner_problems(study, space, base) + _search_problems(study, space, base)
+
+
+def notes(study: StudyConfig) -> list[str]:
+    """What is allowed, and yet worth knowing before a study."""
+    found, sampler, pruner, total = [], study.sampler, study.chosen_pruner.name, study.n_trials or 0
+    if pruner != "none" and sampler.name in ("gp", "cmaes") and not getattr(sampler, "consider_pruned_trials", False):
+        found.append(f"{sampler.name} learns from finished trials only: what {pruner} ends early teaches it nothing")
+    if pruner == "hyperband" and total < 100:
+        found.append(f"hyperband splits {total} trials over its brackets; it is worth it from about 100")
+    startup = getattr(sampler, "n_startup_trials", 0)
+    if study.n_trials is not None and startup >= total:
+        found.append(f"all {total} trials are drawn at random: {sampler.name} begins after {startup}")
+    if any(name.startswith("train_eval/") for name in study.objective):
+        found.append("an objective over training images rewards memory: it says what can be fitted, not what is learnt")
+    return found
 
 
 def corners(study: StudyConfig) -> list[dict[str, Any]]:
@@ -767,6 +792,13 @@ def _search_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[
             found += refused.problems
     elif study.n_trials is not None and study.n_trials < 1 + len(study.first):
         found.append(Problem("n_trials", f"is less than the base and the {len(study.first)} of first", study.n_trials))
+    each = study.confirm.of_each
+    if each is not None and not any(b.key == each and b.entry.kind == "choices" for b in searched):
+        listed = [b.key for b in searched if b.entry.kind == "choices"]
+        says = (
+            f"wants a key searched by choices; {nearest(each, listed)}" if listed else "no key is searched by choices"
+        )
+        found.append(Problem("confirm.of_each", says, each))
     length = [key for key in ("train.epochs", "train.steps") if any(branch.key == key for branch in searched)]
     prunes = study.chosen_pruner.name != "none"
     if length and prunes:
