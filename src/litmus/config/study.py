@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,36 +25,6 @@ OBJECTIVES: dict[str, Literal["min", "max"]] = {
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "nothing", "__bool__": lambda _: False})()
 """Where a config has no such key: another optimizer's ``momentum``."""
-
-NOT_SEARCHED = {
-    "seed": "is the study's: seeds > 1 averages over it, and a searched seed is luck that is kept",
-    "name": "is given to each trial by the study",
-    "tracking": "decides where a run is kept, not what it comes to",
-    "insight": "decides what a run shows, not what it comes to",
-    "diagnosis": "decides how gaps are judged, not what a run comes to",
-    "checkpoint": "decides which weights are measured: trials are compared by one rule",
-    "data.name": "makes trials that saw different images: their errors cannot be compared",
-    "data.classes": "makes trials of different tasks: their errors cannot be compared",
-    **dict.fromkeys(
-        ("data.split_seed", "data.val_fraction", "data.test_fraction", "data.num_images", "data.num_classes"),
-        "decides which images validate: their errors could not be compared",
-    ),
-    **dict.fromkeys(
-        ("data.root", "data.path", "data.val_path", "data.test_path", "data.download"),
-        "decides where the images are found, not what a run comes to",
-    ),
-    **dict.fromkeys(("data.workers", "data.stream_above_gb", "data.eval_batch_size"), "changes the speed alone"),
-    "data.train_eval_size": "decides which images are measured: trials are compared on the same",
-    **dict.fromkeys(
-        ("train.accelerator", "train.devices", "train.nodes", "train.strategy", "train.timeout_sec"),
-        "is the machine's, not the experiment's: trials are compared on one kind of device",
-    ),
-    "train.val_every": "decides how often a best value may be found: more validations look better",
-    "train.limit_batches": "is for debugging: it cuts the validation short",
-    "train.deterministic": "is what makes a trial reproducible",
-    **dict.fromkeys(("train.log_every", "train.profiler", "train.trace_steps"), "decides what a run shows"),
-}
-"""Keys that decide nothing, or whose values make trials that cannot be compared, each with the reason."""
 
 
 def _finite(value: Any) -> Any:
@@ -201,12 +171,12 @@ def _range_problems(entry: ParameterConfig) -> list[str]:
             for name, value in (("low", low), ("high", high), ("step", step))
             if value is not None and value != int(value)
         ]
-    if entry.has_also and _is_number(entry.also) and low <= entry.also <= high:
+    if entry.has_also and is_number(entry.also) and low <= entry.also <= high:
         found.append(f"or: {entry.also} lies inside the range")
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -688,7 +658,7 @@ def base_config(study: StudyConfig) -> RunConfig:
         for entry in entries
         if entry.when
         and entry.kind == "fixed"
-        and all(lookup(base, other) in values for other, values in entry.conditions.items())
+        and all(among(lookup(base, other), values) for other, values in entry.conditions.items())
     }
     return trial_config(study, {**always, **here}) if here else base
 
@@ -731,3 +701,16 @@ def lookup(config: RunConfig, key: str) -> Any:
 
 def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, where true is not 1; lists and tuples alike."""
+    if isinstance(one, bool) != isinstance(other, bool):
+        return False
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def among(value: Any, allowed: Iterable[Any]) -> bool:
+    return any(same(value, other) for other in allowed)
