@@ -161,8 +161,8 @@ def _nearest_key(keys: Sequence[Any], data: Any, root: Root) -> str:
 
 
 def _field_at(keys: Sequence[Any], data: Any, root: Root) -> Any:
-    section = _section_at(keys[:-1], data, root) if len(keys) <= 2 else None
-    return section.model_fields.get(str(keys[-1])) if section else None
+    section, key = _section_at(keys[:-1], data, root), str(keys[-1])
+    return next((f for name, f in section.model_fields.items() if (f.alias or name) == key), None) if section else None
 
 
 def _bounds(keys: Sequence[Any], data: Any, root: Root) -> str:

@@ -25,7 +25,7 @@ from litmus.config.keys import (
     section_of,
     takes_only_whole,
 )
-from litmus.config.schema import RunConfig
+from litmus.config.schema import CHOICES, RunConfig
 from litmus.config.study import (
     ABSENT,
     StudyConfig,
@@ -394,7 +394,9 @@ def _in_order(branches: Sequence[Branch]) -> tuple[list[Branch], list[str]]:
     What is drawn evenly comes first, so that workers who start together see each other's.
     """
     waiting = sorted(dict.fromkeys(branch.key for branch in branches), key=lambda key: _is_even(branches, key))
-    needs = {key: {other for b in branches if b.key == key for other in b.when} & set(waiting) for key in waiting}
+    needs = {
+        key: {other for b in branches if b.key == key for other in b.when} & set(waiting) - {key} for key in waiting
+    }
     placed: list[str] = []
     while waiting:
         ready = next((key for key in waiting if needs[key] <= set(placed)), None)
@@ -424,6 +426,8 @@ def _key_problems(study: StudyConfig, base: RunConfig, branches: Sequence[Branch
         elif having is None:
             known = [name for name in known_keys(study, base) if name not in NOT_SEARCHED]
             found[where] = Problem(where, f"is not a key of the config; {nearest(key, known)}")
+        elif last == "name" and head in CHOICES and (unknown := _unknown_names(branch, having)):
+            found[where] = Problem(where, f"{unknown[0]!r} is not known; {nearest(unknown[0], having)}")
         elif having and (names := names_while(study, base, head, branch.when)) and not names <= having:
             only = sorted(having & names) or sorted(having)
             means = f"exists only with {head}.name: {', '.join(only)}"
@@ -440,6 +444,11 @@ def _key_problems(study: StudyConfig, base: RunConfig, branches: Sequence[Branch
     if len(evens) > 1:
         found["even"] = Problem(f"space.{evens[1]}", f"one key is drawn evenly, here already {evens[0]}")
     return list(found.values())
+
+
+def _unknown_names(branch: Branch, known: Iterable[str]) -> list[str]:
+    values = [branch.entry.fixed] if branch.entry.kind == "fixed" else branch.entry.choices or ()
+    return [str(value) for value in values if value not in known]
 
 
 def _condition_problems(base: RunConfig, branches: Sequence[Branch]) -> list[Problem]:
@@ -497,7 +506,8 @@ def _corner_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[
                     changed = fewer
             key = problem.where if problem.where in values else next(iter(changed), problem.where)
             corner = ", ".join(f"{name} = {text_of(value)}" for name, value in changed.items())
-            own = problem.says if problem.where == key and len(changed) <= 1 else str(problem)
+            whole = f"{problem.where}: {problem.says}" if isinstance(problem.value, dict) else str(problem)
+            own = problem.says if problem.where == key and len(changed) <= 1 else whole
             found[place] = Problem(f"space.{key}", f"the config refuses {corner}: {own}")
     return list(found.values())
 
