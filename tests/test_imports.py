@@ -24,7 +24,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "data": set(),
     "diagnosis": set(),
     "tracking": set(),
-    "study": {"paths", "tracking"},
+    "study": {"config", "paths", "tracking"},
     "checkpoints": set(),
     "callbacks": {"checkpoints", "networks", "optim", "stopping"},
     "resume": {"checkpoints", "config", "data", "tracking", "weights"},
@@ -70,7 +70,6 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
-    "study": {"config"},
     "cli": {
         *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
         *("ranks", "reproduce", "resume", "stopping"),

@@ -105,7 +105,9 @@ def test_every_shipped_config_starts_with_the_editor_line(path):
     assert first == f"# yaml-language-server: $schema={schema}"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"], ["schema", "--study"]], ids=" ".join
+)
 def test_help_and_refusals_import_nothing_heavy(argv):
     script = (
         "import sys\nfrom litmus.cli import main\n"

@@ -131,6 +131,7 @@ REFUSED = [
     ("sampler.n_startup_trial=3", "sampler.n_startup_trial", "n_startup_trials?; tpe takes n_startup_trials=10, n_ei"),
     ("sampler.name=random sampler.seed=3", "sampler.seed", "random takes no arguments"),
     ("sampler.group=true sampler.multivariate=false", "sampler.group", "goes without multivariate: false"),
+    ("sampler={name: cmaes, with_margin: true, lr_adapt: true}", "sampler.lr_adapt", "goes without with_margin"),
     ("sampler.name=nsga2", "sampler.name", "is for two objectives"),
     ("sampler.name=gp objective=[val/err,val/loss]", "sampler.name", "two are for tpe and nsga2"),
     (

@@ -331,6 +331,7 @@ ROWS = {
         "space.optim.l1_lambda",
         "its conditions never hold together",
     ),
+    "long name": ({"model.width": {"low": 8, "high": 64, "or": [100] * 200}}, "space.model.width", "more than 512"),
     "two even": (
         {
             "optim.name": {"choices": ["adam", "sgd"], "even": True},

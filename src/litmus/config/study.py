@@ -232,8 +232,6 @@ class CMAESConfig(SamplerSection):
     """Covariance matrix adaptation (Hansen 2016); for ranges alone, two or more."""
 
     name: Literal["cmaes"] = "cmaes"
-    sigma0: float | None = Field(None, gt=0)
-    """First step, where every range is [0, 1]; default: 1/6."""
     n_startup_trials: int = Field(1, ge=0)
     popsize: int | None = Field(None, ge=4)
     consider_pruned_trials: bool = False
@@ -329,7 +327,8 @@ WRAPPED = [member for member in leaves(PrunerSection) if member is not NonePrune
 
 
 class PatientConfig(PrunerSection):
-    """Lets ``wraps`` end a trial only once it has not improved for ``patience`` validations."""
+    """Lets ``wraps`` end a trial only where its best of the last ``patience`` validations is no better, by more than
+    ``min_delta``, than its best before."""
 
     name: Literal["patient"] = "patient"
     wraps: one_of(WRAPPED, "median") = MedianConfig()  # type: ignore[valid-type]
@@ -456,6 +455,9 @@ def _study_problems(study: StudyConfig) -> list[Problem]:
         found.append(Problem("sampler.name", "is for two objectives; one is for tpe, gp or cmaes", "nsga2"))
     if study.sampler.name == "tpe" and study.sampler.group and study.sampler.multivariate is False:
         found.append(Problem("sampler.group", "models jointly: it goes without multivariate: false", True))
+    variants = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if getattr(study.sampler, key, False)]
+    if len(variants) > 1:
+        found.append(Problem(f"sampler.{variants[1]}", f"goes without {variants[0]}: keep one", True))
     size = getattr(study.sampler, "population_size", None)
     if size is not None and study.n_trials is not None and 2 * size > study.n_trials:
         says = f"leaves no second generation: at most half of n_trials = {study.n_trials}"

@@ -43,6 +43,7 @@ __all__ = ["Branch", "Parameter", "Space", "check_study", "corners", "notes"]
 
 MAX_GRID = 100_000
 MAX_CORNERS = 256
+MAX_NAME = 512  # Optuna's column; sqlite would take more, PostgreSQL fails at the first trial
 
 
 class Space:
@@ -440,6 +441,9 @@ def _key_problems(study: StudyConfig, base: RunConfig, branches: Sequence[Branch
         elif branch.entry.kind == "range" and not branch.whole and takes_only_whole(key):
             says = "takes whole numbers: low, high and step want to be such"
             found[where] = Problem(where, says, [branch.entry.low, branch.entry.high])
+        elif any(len(parameter.name) > MAX_NAME for parameter in branch.parameters()):
+            says = f"its condition or choice makes a name of more than {MAX_NAME} characters, which storage cannot keep"
+            found[where] = Problem(where[:80], says)
     evens = [branch.key for branch in branches if branch.entry.even]
     if len(evens) > 1:
         found["even"] = Problem(f"space.{evens[1]}", f"one key is drawn evenly, here already {evens[0]}")
