@@ -105,9 +105,10 @@ def test_every_shipped_config_starts_with_the_editor_line(path):
     assert first == f"# yaml-language-server: $schema={schema}"
 
 
-@pytest.mark.parametrize(
-    "argv", [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"], ["schema", "--study"]], ids=" ".join
-)
+COMMANDS = [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"], ["schema", "--study"]]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 def test_help_and_refusals_import_nothing_heavy(argv):
     script = (
         "import sys\nfrom litmus.cli import main\n"
