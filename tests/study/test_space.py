@@ -193,6 +193,8 @@ def test_the_digest_knows_what_matters_and_nothing_else():
         {**SPACE, "optim.name": {"choices": ["adam", "momentum", "rmsprop"]}},  # Optuna refuses another order
         {**SPACE, "train.label_smoothing": {"fixed": 0.2}},
         {**SPACE, "optim.l2_lambda": {"low": 0.01, "high": 1000, "log": True}},
+        {**SPACE, "optim.l2_lambda": {**SPACE["optim.l2_lambda"], "or": 0.0012345678}},
+        {**SPACE, "optim.l2_lambda": {**SPACE["optim.l2_lambda"], "or": 0.0012345679}},
         {**SPACE, "optim.lr": SPACE["optim.lr"][0]},
         {key: entry for key, entry in SPACE.items() if key != "model.keep_prob"},
     ]
