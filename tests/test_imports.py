@@ -24,7 +24,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "data": set(),
     "diagnosis": set(),
     "tracking": set(),
-    "study": {"paths", "tracking"},
+    "study": {"config", "paths", "tracking"},
     "checkpoints": set(),
     "callbacks": {"checkpoints", "networks", "optim", "stopping"},
     "resume": {"checkpoints", "config", "data", "tracking", "weights"},

@@ -100,11 +100,15 @@ def test_the_shipped_schema_is_the_current_one():
 @pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
 def test_every_shipped_config_starts_with_the_editor_line(path):
     first = path.read_text().splitlines()[0]
-    schema = "../" * (len(path.parts) - 2) + "schema.json"
+    kind = "study-schema.json" if path.parent.name == "studies" else "schema.json"
+    schema = "../" * (len(path.parts) - 2) + kind
     assert first == f"# yaml-language-server: $schema={schema}"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"]], ids=" ".join)
+COMMANDS = [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"], ["schema", "--study"]]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 def test_help_and_refusals_import_nothing_heavy(argv):
     script = (
         "import sys\nfrom litmus.cli import main\n"

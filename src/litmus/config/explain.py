@@ -32,6 +32,8 @@ def explain(error: Any, data: Any, root: Root = RUN) -> Problem:
     for part in error["loc"]:
         if isinstance(here, dict) and part not in here and (part in tags or error["type"] not in _ABSENT):
             continue  # a union's tag, not a key
+        if isinstance(part, int) and not isinstance(here, list | tuple | dict):
+            continue  # one value where a list may stand
         keys.append(part)
         here = here.get(part) if isinstance(here, dict) else (here[part] if _indexes(here, part) else None)
     where = ".".join(map(str, keys))
@@ -159,8 +161,8 @@ def _nearest_key(keys: Sequence[Any], data: Any, root: Root) -> str:
 
 
 def _field_at(keys: Sequence[Any], data: Any, root: Root) -> Any:
-    section = _section_at(keys[:-1], data, root) if len(keys) <= 2 else None
-    return section.model_fields.get(str(keys[-1])) if section else None
+    section, key = _section_at(keys[:-1], data, root), str(keys[-1])
+    return next((f for name, f in section.model_fields.items() if (f.alias or name) == key), None) if section else None
 
 
 def _bounds(keys: Sequence[Any], data: Any, root: Root) -> str:

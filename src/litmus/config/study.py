@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,36 +25,6 @@ OBJECTIVES: dict[str, Literal["min", "max"]] = {
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _: "nothing", "__bool__": lambda _: False})()
 """Where a config has no such key: another optimizer's ``momentum``."""
-
-NOT_SEARCHED = {
-    "seed": "is the study's: seeds > 1 averages over it, and a searched seed is luck that is kept",
-    "name": "is given to each trial by the study",
-    "tracking": "decides where a run is kept, not what it comes to",
-    "insight": "decides what a run shows, not what it comes to",
-    "diagnosis": "decides how gaps are judged, not what a run comes to",
-    "checkpoint": "decides which weights are measured: trials are compared by one rule",
-    "data.name": "makes trials that saw different images: their errors cannot be compared",
-    "data.classes": "makes trials of different tasks: their errors cannot be compared",
-    **dict.fromkeys(
-        ("data.split_seed", "data.val_fraction", "data.test_fraction", "data.num_images", "data.num_classes"),
-        "decides which images validate: their errors could not be compared",
-    ),
-    **dict.fromkeys(
-        ("data.root", "data.path", "data.val_path", "data.test_path", "data.download"),
-        "decides where the images are found, not what a run comes to",
-    ),
-    **dict.fromkeys(("data.workers", "data.stream_above_gb", "data.eval_batch_size"), "changes the speed alone"),
-    "data.train_eval_size": "decides which images are measured: trials are compared on the same",
-    **dict.fromkeys(
-        ("train.accelerator", "train.devices", "train.nodes", "train.strategy", "train.timeout_sec"),
-        "is the machine's, not the experiment's: trials are compared on one kind of device",
-    ),
-    "train.val_every": "decides how often a best value may be found: more validations look better",
-    "train.limit_batches": "is for debugging: it cuts the validation short",
-    "train.deterministic": "is what makes a trial reproducible",
-    **dict.fromkeys(("train.log_every", "train.profiler", "train.trace_steps"), "decides what a run shows"),
-}
-"""Keys that decide nothing, or whose values make trials that cannot be compared, each with the reason."""
 
 
 def _finite(value: Any) -> Any:
@@ -201,12 +171,12 @@ def _range_problems(entry: ParameterConfig) -> list[str]:
             for name, value in (("low", low), ("high", high), ("step", step))
             if value is not None and value != int(value)
         ]
-    if entry.has_also and _is_number(entry.also) and low <= entry.also <= high:
+    if entry.has_also and is_number(entry.also) and low <= entry.also <= high:
         found.append(f"or: {entry.also} lies inside the range")
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -220,6 +190,8 @@ def _alias(key: str) -> str:
 
 def _entries(value: Any) -> Any:
     """One entry, or a list of entries apart by ``when``."""
+    if not isinstance(value, dict | list | tuple | ParameterConfig):
+        raise ValueError("wants a range {low: ..., high: ...}, {choices: [...]} or {fixed: ...}")
     return (value,) if isinstance(value, dict | ParameterConfig) else as_tuple(value)
 
 
@@ -260,8 +232,6 @@ class CMAESConfig(SamplerSection):
     """Covariance matrix adaptation (Hansen 2016); for ranges alone, two or more."""
 
     name: Literal["cmaes"] = "cmaes"
-    sigma0: float | None = Field(None, gt=0)
-    """First step, where every range is [0, 1]; default: 1/6."""
     n_startup_trials: int = Field(1, ge=0)
     popsize: int | None = Field(None, ge=4)
     consider_pruned_trials: bool = False
@@ -357,7 +327,8 @@ WRAPPED = [member for member in leaves(PrunerSection) if member is not NonePrune
 
 
 class PatientConfig(PrunerSection):
-    """Lets ``wraps`` end a trial only once it has not improved for ``patience`` validations."""
+    """Lets ``wraps`` end a trial only where its best of the last ``patience`` validations is no better, by more than
+    ``min_delta``, than its best before."""
 
     name: Literal["patient"] = "patient"
     wraps: one_of(WRAPPED, "median") = MedianConfig()  # type: ignore[valid-type]
@@ -384,6 +355,8 @@ class ConfirmConfig(Section):
     """Trials that are trained again; 0 for none."""
     seeds: int = Field(5, ge=1, le=100)
     """Fresh seeds, the same for each of them and for the base."""
+    of_each: str | None = None
+    """A key searched by ``choices``: the best ``top`` of each choice instead of all, for comparing choices."""
 
 
 class StudyConfig(Section):
@@ -482,6 +455,9 @@ def _study_problems(study: StudyConfig) -> list[Problem]:
         found.append(Problem("sampler.name", "is for two objectives; one is for tpe, gp or cmaes", "nsga2"))
     if study.sampler.name == "tpe" and study.sampler.group and study.sampler.multivariate is False:
         found.append(Problem("sampler.group", "models jointly: it goes without multivariate: false", True))
+    variants = [key for key in ("use_separable_cma", "with_margin", "lr_adapt") if getattr(study.sampler, key, False)]
+    if len(variants) > 1:
+        found.append(Problem(f"sampler.{variants[1]}", f"goes without {variants[0]}: keep one", True))
     size = getattr(study.sampler, "population_size", None)
     if size is not None and study.n_trials is not None and 2 * size > study.n_trials:
         says = f"leaves no second generation: at most half of n_trials = {study.n_trials}"
@@ -541,11 +517,24 @@ def parse_study(data: dict[str, Any], *, source: str = "study") -> StudyConfig:
 
 
 def _explain(error: Any, data: Any) -> Problem:
-    location = error["loc"]
-    if error["type"] == "extra_forbidden" and len(location) >= 3 and location[0] == "space" and "." not in location[1]:
-        key = location[1]
-        return Problem(f"space.{key}", f"keys of the config are written whole: {key}.{location[-1]}: {{...}}")
-    return explain(error, data, STUDY)
+    problem, location = explain(error, data, STUDY), error["loc"]
+    if location[0] == "space" and error["type"] == "extra_forbidden" and "." not in location[1]:
+        says = f"keys of the config are written whole: {location[1]}.{location[-1]}: {{...}}"
+        return Problem(f"space.{location[1]}", says)
+    if location[0] == "space" and error["type"] == "value_error" and isinstance(error["input"], dict):
+        return Problem(problem.where, problem.says)  # which says what of the entry is wrong
+    if location[0] in ("sampler", "pruner") and error["type"] == "extra_forbidden":
+        return Problem(problem.where, f"{problem.says}; {_signature(location)}", problem.value)
+    return problem
+
+
+def _signature(location: Sequence[Any]) -> str:
+    """What the sampler or pruner takes; its class is the last tag of a union on the way to the key."""
+    members = {member.__name__: member for member in (*SAMPLERS, *PRUNERS)}
+    member = members[next(part for part in reversed(location) if part in members)]
+    fields = {key: field for key, field in member.model_fields.items() if key != "name"}
+    takes = ", ".join(key if field.is_required() else f"{key}={field.default}" for key, field in fields.items())
+    return f"{names_of(member)[0]} takes {takes or 'no arguments'}"
 
 
 def _beside(base: Any, folder: Path) -> Any:
@@ -572,40 +561,41 @@ def _override(data: dict[str, Any], override: str) -> Problem | None:
     except Exception as error:  # the YAML scanner and OmegaConf's grammar each raise their own
         return Problem(key, f"cannot be read: {str(error).splitlines()[0]}", text)
     here: Any = data
-    inner: Any
     for part in path[:-1]:
-        inner = here[int(part)] if isinstance(here, list) and part.isdigit() and int(part) < len(here) else None
+        inner = here[int(part)] if _is_place(here, part) else None
         if isinstance(here, dict):
-            inner = here.get(part)
-            if inner is None:
-                inner = here[part] = {}
+            inner = here[part] = here[part] if here.get(part) is not None else {}
         if not isinstance(inner, dict | list):
             return Problem(key, f"there is no {part!r} to set a value in")
         here = inner
-    last = path[-1]
+    last: Any = path[-1]
     if isinstance(here, list):
-        if not (last.isdigit() and int(last) < len(here)):
+        if not _is_place(here, last):
             return Problem(key, f"wants the place of an entry, 0 to {len(here) - 1}")
         here[int(last)] = value
         return None
-    if last == "name" and ".".join(path[:-1]) in STUDY_CHOICES and value != here.get("name"):
-        members = STUDY_CHOICES[".".join(path[:-1])][0]
-        new = next((member for member in members if value in names_of(member)), None)
-        for old in [old for old in here if new is not None and old not in new.model_fields]:
-            del here[old]
-    if path[0] == "space" and last in _KINDS and last not in here:  # another kind of entry takes the old one's place
-        others = {name for kind in _KINDS.values() for name in kind} - set(_KINDS[last])
-        for old in others & set(here):
-            del here[old]
+    for old in _displaced(here, path, value):
+        del here[old]
     here[last] = value
     return None
 
 
-_KINDS = {
-    **dict.fromkeys(("low", "high", "step", "log", "int", "or"), ("low", "high", "step", "log", "int", "or")),
-    **dict.fromkeys(("choices", "even"), ("choices", "even")),
-    "fixed": ("fixed",),
-}
+def _is_place(here: Any, part: str) -> bool:
+    return isinstance(here, list) and part.isdigit() and int(part) < len(here)
+
+
+def _displaced(here: dict[str, Any], path: list[str], value: Any) -> list[str]:
+    """Keys that lose their meaning: another sampler's arguments, the range of what is now a choice."""
+    head, last = ".".join(path[:-1]), path[-1]
+    if last == "name" and head in STUDY_CHOICES:
+        new = next((member for member in STUDY_CHOICES[head][0] if value in names_of(member)), None)
+        return [old for old in here if new is not None and old not in new.model_fields]
+    if path[0] != "space" or len(path) < 3:
+        return []
+    ways = [{"low", "high", "step", "log", "int", "or"}, {"choices", "even"}, {"fixed"}]
+    mine = next((way for way in ways if last in way), set())
+    displaced = set().union(*ways) - mine if mine else set()
+    return [old for old in here if old in displaced or (last == "fixed" and old == "role")]
 
 
 def _path(key: str, data: dict[str, Any]) -> list[str]:
@@ -638,15 +628,11 @@ def study_schema() -> dict[str, Any]:
     load.describe(sys.modules[__name__], StudyConfig)
     schema = StudyConfig.model_json_schema()
     properties = schema["properties"]
-    one_or_list: list[tuple[dict[str, Any], str]] = [
-        (properties["space"], "additionalProperties"), (properties, "base"), (properties, "objective")
-    ]  # fmt: skip
-    for place, key in one_or_list:
-        many = place[key]
+    for place, key in ((properties["space"], "additionalProperties"), (properties, "base"), (properties, "objective")):
+        many = place[key]  # one may stand for a list of one
         about = {word: many.pop(word) for word in ("title", "description") if word in many}
         place[key] = {**about, "anyOf": [many["items"], many]}
-    for place in (properties["objective"]["anyOf"], [properties["objective"]["anyOf"][1]["items"]]):
-        place[0]["enum"] = list(OBJECTIVES)
+    properties["objective"]["anyOf"][0]["enum"] = list(OBJECTIVES)  # the list's items are the same dictionary
     schema["required"] = [key for key in schema["required"] if key != "name"]  # the file's name stands for it
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
@@ -654,10 +640,19 @@ def study_schema() -> dict[str, Any]:
 # --- configs of a study -----------------------------------------------------------------------------------------------
 
 
+def always_fixed(study: StudyConfig) -> dict[str, Any]:
+    """Dotted key -> value of what the study fixes without a condition."""
+    return {
+        key: entry.fixed
+        for key, entries in study.space.items()
+        for entry in entries
+        if entry.kind == "fixed" and not entry.when
+    }
+
+
 def base_config(study: StudyConfig) -> RunConfig:
     """The config that the study starts from: the base with what the study fixes. Raises ``Refused``."""
-    always = {key: entry.fixed for key, entries in study.space.items() for entry in entries if not entry.when
-              and entry.kind == "fixed"}  # fmt: skip
+    always = always_fixed(study)
     base = trial_config(study, always)
     here = {
         key: entry.fixed
@@ -665,7 +660,7 @@ def base_config(study: StudyConfig) -> RunConfig:
         for entry in entries
         if entry.when
         and entry.kind == "fixed"
-        and all(lookup(base, other) in values for other, values in entry.conditions.items())
+        and all(among(lookup(base, other), values) for other, values in entry.conditions.items())
     }
     return trial_config(study, {**always, **here}) if here else base
 
@@ -708,3 +703,16 @@ def lookup(config: RunConfig, key: str) -> Any:
 
 def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal, where true is not 1; lists and tuples alike."""
+    if isinstance(one, bool) != isinstance(other, bool):
+        return False
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+def among(value: Any, allowed: Iterable[Any]) -> bool:
+    return any(same(value, other) for other in allowed)

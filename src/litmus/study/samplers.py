@@ -29,7 +29,8 @@ def make_sampler(study: StudyConfig, space: Space, *, seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler: BaseSampler
         if name == "tpe":
-            given["group"] = space.conditional if given["group"] is None else given["group"]
+            if given["group"] is None:
+                given["group"] = space.conditional and given["multivariate"] is not False
             if given["multivariate"] is None and given["group"]:
                 given["multivariate"] = True
             sampler = optuna.samplers.TPESampler(seed=seed, **given)
@@ -70,12 +71,27 @@ def _pruner(section: Any, workers: int, num_reports: int) -> optuna.pruners.Base
     if section.name == "asha":
         return optuna.pruners.SuccessiveHalvingPruner(**given)
     if section.name == "patient":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return optuna.pruners.PatientPruner(
-                _pruner(section.wraps, workers, num_reports), patience=section.patience, min_delta=section.min_delta
-            )
+        inner = _pruner(section.wraps, workers, num_reports)
+        return PatientPruner(inner, patience=section.patience, min_delta=section.min_delta)
     return optuna.pruners.NopPruner()
+
+
+class PatientPruner(optuna.pruners.BasePruner):
+    """Asks the inner pruner only about a trial that has stopped improving; lower is better, as for all objectives.
+
+    Optuna's own wants the last values to be *worse* than those before: a network that is dead at chance, with the same
+    error for ever, would train to the end.
+    """
+
+    def __init__(self, inner: optuna.pruners.BasePruner, *, patience: int, min_delta: float = 0.0):
+        self.inner, self.patience, self.min_delta = inner, patience, min_delta
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        values = [value for _, value in sorted(trial.intermediate_values.items())]
+        if len(values) <= self.patience:
+            return False
+        before, lately = min(values[: -self.patience]), min(values[-self.patience :])
+        return not lately < before - self.min_delta and self.inner.prune(study, trial)
 
 
 class EvenSampler(BaseSampler):

@@ -7,9 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -19,203 +17,33 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-from litmus.config.schema import CHOICES, RunConfig, Section, names_of
+from litmus.config.keys import (
+    NOT_SEARCHED,
+    known_keys,
+    names_while,
+    owners,
+    section_of,
+    takes_only_whole,
+)
+from litmus.config.schema import CHOICES, RunConfig
 from litmus.config.study import (
     ABSENT,
-    NOT_SEARCHED,
-    ParameterConfig,
     StudyConfig,
+    always_fixed,
+    among,
     base_config,
     lookup,
+    same,
     trial_config,
 )
 from litmus.errors import Problem, Refused, nearest
+from litmus.study.branch import Branch, Parameter, condition_text, either, text_of
+
+__all__ = ["Branch", "Parameter", "Space", "check_study", "corners", "notes"]
 
 MAX_GRID = 100_000
 MAX_CORNERS = 256
-MAX_POINTS = 64
-"""Points of a range that are each tried against the config; of longer ones, the first two and the last."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of the search.
-
-    Args:
-        name: Optuna's: the dotted key, ``key[condition]`` where the key has several entries, ``key=value`` for the
-            switch that ``or`` adds.
-        key: dotted key of the config.
-        when: dotted key -> values with which the parameter counts.
-        distribution: None for what is fixed.
-        role: scientific, nuisance or fixed.
-        fixed: the value of what is fixed, else ``...``.
-        switch: True where the values are False (the range counts) and True (the value of ``or`` does).
-        even: every choice gets the same number of trials.
-    """
-
-    name: str
-    key: str
-    when: Mapping[str, tuple[Any, ...]]
-    distribution: BaseDistribution | None
-    role: str
-    fixed: Any = ...
-    switch: bool = False
-    even: bool = False
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One entry of the space: what a dotted key is drawn from while its conditions hold."""
-
-    key: str
-    entry: ParameterConfig
-    name: str
-    whole: bool
-
-    @property
-    def when(self) -> dict[str, tuple[Any, ...]]:
-        return self.entry.conditions
-
-    @property
-    def role(self) -> str:
-        if self.entry.kind == "fixed":
-            return "fixed"
-        default = "nuisance" if self.key == "optim.lr" or self.entry.when else "scientific"
-        return self.entry.role or default
-
-    @property
-    def switch(self) -> str:
-        return f"{self.name}={_text(self.entry.also)}"
-
-    def distribution(self) -> BaseDistribution:
-        entry = self.entry
-        if entry.choices is not None:
-            return CategoricalDistribution([_storable(value) for value in entry.choices])
-        if self.whole:
-            return IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=int(entry.step or 1))
-        step = None if entry.step is None else float(entry.step)
-        return FloatDistribution(float(entry.low), float(entry.high), log=entry.log, step=step)
-
-    def parameters(self) -> list[Parameter]:
-        common = {"key": self.key, "when": self.when, "role": self.role}
-        if self.entry.kind == "fixed":
-            return [Parameter(self.name, distribution=None, fixed=self.entry.fixed, **common)]  # type: ignore[arg-type]
-        found = []
-        if self.entry.has_also:
-            both = CategoricalDistribution([False, True])
-            found.append(Parameter(self.switch, distribution=both, switch=True, **common))  # type: ignore[arg-type]
-        main = Parameter(self.name, distribution=self.distribution(), even=self.entry.even, **common)  # type: ignore[arg-type]
-        return [*found, main]
-
-    def value(self, param: Any) -> Any:
-        """The config's value for Optuna's: lists from their text, multiples of a step without the digits of a sum."""
-        entry = self.entry
-        if entry.choices is not None:
-            return next(value for value in entry.choices if _same(_storable(value), param))
-        if self.whole:
-            return int(param)
-        return float(param) if entry.step is None else self._on_step(float(param))
-
-    def _on_step(self, value: float) -> float:
-        low, step = Decimal(repr(self.entry.low)), Decimal(repr(self.entry.step))
-        return float(low + round((Decimal(repr(value)) - low) / step) * step)
-
-    def params(self, value: Any) -> dict[str, Any] | None:
-        """Optuna's parameters that give this value, or None where none does."""
-        entry = self.entry
-        if entry.kind == "fixed":
-            return {} if _same(value, entry.fixed) else None
-        if entry.choices is not None:
-            held = [choice for choice in entry.choices if _same(choice, value)]
-            return {self.name: _storable(held[0])} if held else None
-        if entry.has_also and _same(value, entry.also):
-            return {self.switch: True}
-        off = {self.switch: False} if entry.has_also else {}
-        if not _is_number(value) or not entry.low <= value <= entry.high or (self.whole and value != int(value)):
-            return None
-        if self.whole:
-            inside = (int(value) - int(entry.low)) % int(entry.step or 1) == 0
-            return {**off, self.name: int(value)} if inside else None
-        if entry.step is not None and abs(self._on_step(float(value)) - value) > 1e-9 * abs(entry.step):
-            return None
-        return {**off, self.name: float(value)}
-
-    def points(self) -> list[Any] | None:
-        """Every value, or None where they are not to be counted."""
-        entry = self.entry
-        if entry.kind == "fixed":
-            return [entry.fixed]
-        if entry.choices is not None:
-            return list(entry.choices)
-        also = [entry.also] if entry.has_also else []
-        if self.whole:
-            return [*also, *range(int(entry.low), int(entry.high) + 1, int(entry.step or 1))]
-        if entry.step is None:
-            return None
-        low, step = Decimal(repr(entry.low)), Decimal(repr(entry.step))
-        steps = int((Decimal(repr(entry.high)) - low) / step)
-        return [*also, *(float(low + k * step) for k in range(steps + 1))]
-
-    def num_points(self) -> int | None:
-        entry = self.entry
-        if self.whole and entry.kind == "range":
-            return (int(entry.high) - int(entry.low)) // int(entry.step or 1) + 1 + entry.has_also
-        if entry.kind == "range" and entry.step is None:
-            return None
-        if entry.kind == "range":
-            low, high, step = (Decimal(repr(end)) for end in (entry.low, entry.high, entry.step))
-            return int((high - low) / step) + 1 + entry.has_also
-        return len(self.points() or ())
-
-    def extremes(self) -> list[Any]:
-        entry = self.entry
-        if entry.kind != "range":
-            return self.points() or []
-        ends = [int(end) if self.whole else float(end) for end in (entry.low, entry.high)]
-        return [*ends, *([entry.also] if entry.has_also else [])]
-
-    def samples(self) -> list[Any]:
-        """What is tried one by one: all points, or of many the extremes and the one after the first."""
-        count = self.num_points()
-        if count is not None and count <= MAX_POINTS:
-            return self.points() or []
-        second = [int(self.entry.low) + int(self.entry.step or 1)] if self.whole else []
-        return [*self.extremes(), *second]
-
-    def middle(self) -> Any:
-        entry = self.entry
-        if entry.kind != "range":
-            return (self.points() or [None])[0]
-        centre = (entry.low * entry.high) ** 0.5 if entry.log else (entry.low + entry.high) / 2
-        if self.whole:
-            step = int(entry.step or 1)
-            return int(entry.low) + int((centre - entry.low) // step) * step
-        return float(centre) if entry.step is None else self._on_step(float(centre))
-
-    def nearest(self, value: Any) -> Any:
-        """The allowed value next to a number; ``...`` where there is no sense of near."""
-        numbers = [n for n in (self.entry.choices or ()) if _is_number(n)] if self.entry.kind == "choices" else []
-        if not _is_number(value) or self.entry.kind == "fixed" or (self.entry.kind == "choices" and not numbers):
-            return ...
-        if numbers:
-            return min(numbers, key=lambda number: abs(number - value))
-        inside = min(max(value, self.entry.low), self.entry.high)
-        if self.whole:
-            step = int(self.entry.step or 1)
-            return int(self.entry.low) + min(
-                round((inside - self.entry.low) / step), int(self.entry.high - self.entry.low) // step
-            ) * step  # fmt: skip
-        return inside if self.entry.step is None else self._on_step(float(inside))
-
-    def allowed(self) -> str:
-        entry = self.entry
-        if entry.kind == "fixed":
-            return f"{_text(entry.fixed)}, fixed"
-        if entry.choices is not None:
-            return f"{', '.join(map(_text, entry.choices))}{', evenly' if entry.even else ''}"
-        kind = f"{', log' if entry.log else ''}{f', step {entry.step:g}' if entry.step is not None else ''}"
-        whole = ", whole" if self.whole and entry.step is None else ""
-        return f"{entry.low:g} to {entry.high:g}{kind}{whole}{f', or {_text(entry.also)}' if entry.has_also else ''}"
+MAX_NAME = 512  # Optuna's column; sqlite would take more, PostgreSQL fails at the first trial
 
 
 class Space:
@@ -281,11 +109,11 @@ class Space:
     def suggest(self, trial: Any) -> dict[str, Any]:
         """Dotted key -> value for an Optuna trial; fixed ones included."""
         distributions = {parameter.name: parameter.distribution for parameter in self.parameters}
-        return self._walk(lambda branch: branch_value(branch, lambda name: _suggest(trial, name, distributions[name])))
+        return self._walk(lambda branch: branch.drawn(lambda name: _suggest(trial, name, distributions[name])))
 
     def values_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same from the parameters of a trial that has been drawn. What was not drawn (yet) is left out."""
-        return self._walk(lambda branch: branch_value(branch, lambda name: params.get(name, ABSENT)))
+        return self._walk(lambda branch: branch.drawn(lambda name: params.get(name, ABSENT)))
 
     def params_of(self, config: RunConfig) -> dict[str, Any]:
         """Optuna's parameters that give this config's values.
@@ -327,15 +155,24 @@ class Space:
             if unknown:
                 continue
             try:
-                base = base_config(self.study)
-                fixed = {b.key: b.entry.fixed for b in self.branches if b.entry.kind == "fixed"}
-                given = {key: lookup(base, key) for key in fixed if lookup(base, key) is not ABSENT} | dict(values)
-                found.append(self.params_of(trial_config(self.study, given)))
+                found.append(self.params_of(self._filled(values)))
             except Refused as refused:
                 problems += [Problem(f"{where}: {p.where}", p.says, p.value) for p in refused.problems]
         if problems:
             raise Refused(problems, source="study")
         return list({json.dumps(params, sort_keys=True): params for params in found}.values())
+
+    def _filled(self, values: Mapping[str, Any]) -> RunConfig:
+        """The base with these values, and with what the study fixes while they hold."""
+        given = {**always_fixed(self.study), **values}
+        config = trial_config(self.study, given)
+
+        def choose(branch: Branch) -> Any:
+            return branch.entry.fixed if branch.entry.kind == "fixed" else lookup(config, branch.key)
+
+        drawn = self._walk(choose)
+        fixed = {b.key: b.entry.fixed for b in self._active(drawn) if b.entry.kind == "fixed"}
+        return trial_config(self.study, {**given, **fixed})
 
     def grid(self) -> list[dict[str, Any]]:
         """Optuna's parameters of every point, conditions followed.
@@ -354,7 +191,7 @@ class Space:
 
     def describe(self) -> list[str]:
         """Lines for the head of a study: what is searched, in which range, when, and as what."""
-        rows = [(b.key, b.allowed(), f"when {_condition(b.when)}" if b.when else "", b.role) for b in self.branches]
+        rows = [(b.key, b.allowed(), f"when {condition_text(b.when)}" if b.when else "", b.role) for b in self.branches]
         wide = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         return [
             "  ".join(
@@ -385,7 +222,7 @@ class Space:
             pairs = random.Random(0).sample(pairs, MAX_CORNERS)
         for (one, low), (other, high) in pairs:
             values = self._with(one, low, base, {other.key: high} if one.key != other.key else {})
-            if values is not None and _same(values.get(other.key, ABSENT), high):
+            if values is not None and same(values.get(other.key, ABSENT), high):
                 yield values
 
     def never(self, base: RunConfig) -> list[Branch]:
@@ -408,22 +245,22 @@ class Space:
 
         values = self._walk(choose)
         active = {id(b) for b in self._active(values)}
-        return values if id(branch) in active and _same(values[branch.key], value) else None
+        return values if id(branch) in active and same(values[branch.key], value) else None
 
     def _ask(self, branch: Branch, value: Any, base: RunConfig, asked: dict[str, Any]) -> bool:
         """Put into ``asked`` what must be drawn for a branch to count with this value."""
-        if branch.key in asked and not _same(asked[branch.key], value):
+        if branch.key in asked and not same(asked[branch.key], value):
             return False
         asked[branch.key] = value
         for key, allowed in branch.when.items():
             if key not in self._searched:
                 continue
             if key in asked:
-                if not _among(asked[key], allowed):
+                if not among(asked[key], allowed):
                     return False
                 continue
             own = lookup(base, key)
-            for wish in [own, *allowed] if _among(own, allowed) else allowed:
+            for wish in [own, *allowed] if among(own, allowed) else allowed:
                 tried = next((b for b in self.branches if b.key == key and b.params(wish) is not None), None)
                 attempt = dict(asked)
                 if tried is not None and self._ask(tried, wish, base, attempt):
@@ -442,7 +279,7 @@ class Space:
 
     def _holds(self, branch: Branch, values: Mapping[str, Any]) -> bool:
         return all(
-            _among(values.get(key, ABSENT), allowed)
+            among(values.get(key, ABSENT), allowed)
             for key, allowed in branch.when.items()
             if key in self._searched  # any other was found to hold in the base
         )
@@ -486,18 +323,6 @@ def _suggest(trial: Any, name: str, distribution: BaseDistribution | None) -> An
     return trial.suggest_categorical(name, distribution.choices)
 
 
-def branch_value(branch: Branch, ask: Callable[[str], Any]) -> Any:
-    """The dotted key's value, where ``ask`` knows Optuna's parameters by name; ``ABSENT`` where it does not."""
-    if branch.entry.kind == "fixed":
-        return branch.entry.fixed
-    if branch.entry.has_also:
-        switch = ask(branch.switch)
-        if switch is ABSENT or switch:
-            return ABSENT if switch is ABSENT else branch.entry.also
-    param = ask(branch.name)
-    return ABSENT if param is ABSENT else branch.value(param)
-
-
 def check_study(study: StudyConfig) -> list[Problem]:
     """Everything that can be refused without data and without a network: all of it at once."""
     try:
@@ -514,6 +339,21 @@ def check_study(study: StudyConfig) -> list[Problem]:
     except Refused as refused:
         found += refused.problems
     return found + _corner_problems(study, space, base) + _search_problems(study, space, base)
+
+
+def notes(study: StudyConfig) -> list[str]:
+    """What is allowed, and yet worth knowing before a study."""
+    found, sampler, pruner, total = [], study.sampler, study.chosen_pruner.name, study.n_trials or 0
+    if pruner != "none" and sampler.name in ("gp", "cmaes") and not getattr(sampler, "consider_pruned_trials", False):
+        found.append(f"{sampler.name} learns from finished trials only: what {pruner} ends early teaches it nothing")
+    if pruner == "hyperband" and total < 100:
+        found.append(f"hyperband splits {total} trials over its brackets; it is worth it from about 100")
+    startup = getattr(sampler, "n_startup_trials", 0)
+    if study.n_trials is not None and startup >= total:
+        found.append(f"all {total} trials are drawn at random: {sampler.name} begins after {startup}")
+    if any(name.startswith("train_eval/") for name in study.objective):
+        found.append("an objective over training images rewards memory: it says what can be fitted, not what is learnt")
+    return found
 
 
 def corners(study: StudyConfig) -> list[dict[str, Any]]:
@@ -534,7 +374,7 @@ def _outside(branch: Branch, value: Any) -> Problem:
         return Problem(branch.key, f"is {branch.allowed()} in the study", value)
     if branch.entry.kind == "choices":
         return Problem(branch.key, f"lies outside the space: {branch.allowed()}{hint}; add it to the choices", value)
-    widen = "widen the range" if branch.entry.has_also else f"widen the range, or add `or: {_text(value)}`"
+    widen = "widen the range" if branch.entry.has_also else f"widen the range, or add `or: {text_of(value)}`"
     return Problem(branch.key, f"lies outside the space: {branch.allowed()}{hint}; {widen}", value)
 
 
@@ -542,9 +382,9 @@ def _branches(study: StudyConfig) -> list[Branch]:
     found = []
     for key, entries in study.space.items():
         for entry in entries:
-            name = f"{key}[{_condition(entry.conditions)}]" if len(entries) > 1 else key
+            name = f"{key}[{condition_text(entry.conditions)}]" if len(entries) > 1 else key
             numbers = [end for end in (entry.low, entry.high, entry.step) if end is not None]
-            implied = all(isinstance(end, int) for end in numbers) and _takes_only_whole(key)
+            implied = all(isinstance(end, int) for end in numbers) and takes_only_whole(key)
             found.append(Branch(key, entry, name, whole=entry.kind == "range" and (entry.whole or implied)))
     return found
 
@@ -555,7 +395,9 @@ def _in_order(branches: Sequence[Branch]) -> tuple[list[Branch], list[str]]:
     What is drawn evenly comes first, so that workers who start together see each other's.
     """
     waiting = sorted(dict.fromkeys(branch.key for branch in branches), key=lambda key: _is_even(branches, key))
-    needs = {key: {other for b in branches if b.key == key for other in b.when} & set(waiting) for key in waiting}
+    needs = {
+        key: {other for b in branches if b.key == key for other in b.when} & set(waiting) - {key} for key in waiting
+    }
     placed: list[str] = []
     while waiting:
         ready = next((key for key in waiting if needs[key] <= set(placed)), None)
@@ -578,90 +420,39 @@ def _key_problems(study: StudyConfig, base: RunConfig, branches: Sequence[Branch
     for branch in branches:
         key, where = branch.key, f"space.{branch.name}"
         reason = next((why for name, why in NOT_SEARCHED.items() if f"{key}.".startswith(f"{name}.")), None)
-        owners = _owners(key)
+        having = owners(key)
         head, _, last = key.partition(".")
         if reason is not None:
             found[where] = Problem(where, f"is not searched: it {reason}")
-        elif owners is None:
-            known = [name for name in _known_keys(study, base) if name not in NOT_SEARCHED]
+        elif having is None:
+            known = [name for name in known_keys(study, base) if name not in NOT_SEARCHED]
             found[where] = Problem(where, f"is not a key of the config; {nearest(key, known)}")
-        elif owners and (names := _names(study, base, head, branch.when)) and not names <= owners:
-            only = sorted(owners & names) or sorted(owners)
+        elif last == "name" and head in CHOICES and (unknown := _unknown_names(branch, having)):
+            found[where] = Problem(where, f"{unknown[0]!r} is not known; {nearest(unknown[0], having)}")
+        elif having and (names := names_while(study, base, head, branch.when)) and not names <= having:
+            only = sorted(having & names) or sorted(having)
             means = f"exists only with {head}.name: {', '.join(only)}"
             says = f"{means}; add `when: {{{head}.name: [{', '.join(only)}]}}`"
-            if not owners & names:
+            if not having & names:
                 says = f"{means}; here it is {', '.join(sorted(names))}"
             found[where] = Problem(where, says)
-        elif not last and _section_of(key) and branch.entry.kind != "fixed":
+        elif not last and section_of(key) and branch.entry.kind != "fixed":
             found[where] = Problem(where, f"is a section: search a key of it, {key}.KEY")
-        elif branch.entry.kind == "range" and not branch.whole and _takes_only_whole(key):
+        elif branch.entry.kind == "range" and not branch.whole and takes_only_whole(key):
             says = "takes whole numbers: low, high and step want to be such"
             found[where] = Problem(where, says, [branch.entry.low, branch.entry.high])
+        elif any(len(parameter.name) > MAX_NAME for parameter in branch.parameters()):
+            says = f"its condition or choice makes a name of more than {MAX_NAME} characters, which storage cannot keep"
+            found[where] = Problem(where[:80], says)
     evens = [branch.key for branch in branches if branch.entry.even]
     if len(evens) > 1:
         found["even"] = Problem(f"space.{evens[1]}", f"one key is drawn evenly, here already {evens[0]}")
     return list(found.values())
 
 
-def _owners(key: str) -> set[str] | None:
-    """Names of the section that have this key; empty where the section has no names; None where no one has it."""
-    head, dot, last = key.partition(".")
-    if head in CHOICES and dot:
-        return {n for member in CHOICES[head][0] if last in member.model_fields for n in names_of(member)} or None
-    field = RunConfig.model_fields.get(head)
-    if field is None:
-        return None
-    section = _section_of(head)
-    return set() if not dot or (section is not None and last in section.model_fields) else None
-
-
-def _section_of(head: str) -> type[Section] | None:
-    if head in CHOICES:
-        return CHOICES[head][0][0]
-    field = RunConfig.model_fields.get(head)
-    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-def _names(study: StudyConfig, base: RunConfig, head: str, when: Mapping[str, tuple[Any, ...]]) -> set[str]:
-    """The names that a section can have while the conditions hold."""
-    key = f"{head}.name"
-    own = lookup(base, key)
-    entries = study.space.get(key, ())
-    names = {value for entry in entries for value in ([entry.fixed] if entry.kind == "fixed" else entry.choices or ())}
-    if not entries or any(entry.when for entry in entries):
-        names.add(CHOICES[head][1] if own is ABSENT else own)
-    return {name for name in names if isinstance(name, str) and (key not in when or _among(name, when[key]))}
-
-
-def _known_keys(study: StudyConfig, base: RunConfig) -> list[str]:
-    found = []
-    for head in RunConfig.model_fields:
-        if head in CHOICES:
-            names = _names(study, base, head, {})
-            members = [member for member in CHOICES[head][0] if names & set(names_of(member))]
-            found += [f"{head}.{key}" for member in members for key in member.model_fields]
-        elif section := _section_of(head):
-            found += [f"{head}.{key}" for key in section.model_fields]
-    return list(dict.fromkeys(found))
-
-
-def _takes_only_whole(key: str) -> bool:
-    """Whether the config's key takes whole numbers and no others."""
-    head, dot, last = key.partition(".")
-    sections = CHOICES[head][0] if head in CHOICES else [_section_of(head)] if dot else [RunConfig]
-    fields = [
-        section.model_fields[last or head] for section in sections if section and (last or head) in section.model_fields
-    ]
-    kinds = {kind for field in fields for kind in _kinds(field.annotation)}
-    return int in kinds and float not in kinds
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    if get_origin(annotation) in (tuple, list, dict):  # numbers inside a list are not the key's own
-        return set()
-    inner = get_args(annotation)
-    return {kind for part in inner for kind in _kinds(part)} if inner else {annotation}
+def _unknown_names(branch: Branch, known: Iterable[str]) -> list[str]:
+    values = [branch.entry.fixed] if branch.entry.kind == "fixed" else branch.entry.choices or ()
+    return [str(value) for value in values if value not in known]
 
 
 def _condition_problems(base: RunConfig, branches: Sequence[Branch]) -> list[Problem]:
@@ -677,29 +468,31 @@ def _condition_problems(base: RunConfig, branches: Sequence[Branch]) -> list[Pro
                 found.append(
                     Problem(where, f"when {key}: is neither searched nor in the base; {nearest(key, searched)}")
                 )
-            elif key not in searched and not _among(own, allowed):
-                found.append(Problem(where, f"when {key} is {_either(allowed)}: never, it is {_text(own)} in the base"))
+            elif key not in searched and not among(own, allowed):
+                found.append(
+                    Problem(where, f"when {key} is {either(allowed)}: never, it is {text_of(own)} in the base")
+                )
             elif key in searched:
                 others = [b for b in branches if b.key == key]
                 for value in allowed:
                     if all(b.params(value) is None or _unlikely(b, value) for b in others):
                         ranges = "; ".join(b.allowed() for b in others)
-                        found.append(Problem(where, f"when {key} is {_text(value)}: never drawn, it is {ranges}"))
+                        found.append(Problem(where, f"when {key} is {text_of(value)}: never drawn, it is {ranges}"))
     for key in searched:
         mine = [branch for branch in branches if branch.key == key]
         for one, other in itertools.combinations(mine, 2):
             if not any(
-                name in other.when and not any(_among(value, other.when[name]) for value in values)
+                name in other.when and not any(among(value, other.when[name]) for value in values)
                 for name, values in one.when.items()
             ):
-                says = f"has two entries that can count at once: when {_condition(one.when) or 'always'}, and when "
-                found.append(Problem(f"space.{key}", f"{says}{_condition(other.when) or 'always'}"))
+                says = f"has two entries that can count at once: when {condition_text(one.when) or 'always'}, and when "
+                found.append(Problem(f"space.{key}", f"{says}{condition_text(other.when) or 'always'}"))
     return found
 
 
 def _unlikely(branch: Branch, value: Any) -> bool:
     """A single number out of a range without a step is drawn with probability 0."""
-    return branch.num_points() is None and not (branch.entry.has_also and _same(branch.entry.also, value))
+    return branch.num_points() is None and not (branch.entry.has_also and same(branch.entry.also, value))
 
 
 def _corner_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[Problem]:
@@ -710,14 +503,15 @@ def _corner_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[
             place = (problem.where, problem.says)
             if place in found:
                 continue
-            changed = {k: v for k, v in values.items() if not _same(v, lookup(base, k))}
+            changed = {k: v for k, v in values.items() if not same(v, lookup(base, k))}
             for key in list(changed):
                 fewer = {other: value for other, value in changed.items() if other != key}
                 if place in {(p.where, p.says) for p in _complaints(study, fewer)}:
                     changed = fewer
             key = problem.where if problem.where in values else next(iter(changed), problem.where)
-            corner = ", ".join(f"{name} = {_text(value)}" for name, value in changed.items())
-            own = problem.says if problem.where == key and len(changed) <= 1 else str(problem)
+            corner = ", ".join(f"{name} = {text_of(value)}" for name, value in changed.items())
+            whole = f"{problem.where}: {problem.says}" if isinstance(problem.value, dict) else str(problem)
+            own = problem.says if problem.where == key and len(changed) <= 1 else whole
             found[place] = Problem(f"space.{key}", f"the config refuses {corner}: {own}")
     return list(found.values())
 
@@ -767,6 +561,13 @@ def _search_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[
             found += refused.problems
     elif study.n_trials is not None and study.n_trials < 1 + len(study.first):
         found.append(Problem("n_trials", f"is less than the base and the {len(study.first)} of first", study.n_trials))
+    each = study.confirm.of_each
+    if each is not None and not any(b.key == each and b.entry.kind == "choices" for b in searched):
+        listed = [b.key for b in searched if b.entry.kind == "choices"]
+        says = (
+            f"wants a key searched by choices; {nearest(each, listed)}" if listed else "no key is searched by choices"
+        )
+        found.append(Problem("confirm.of_each", says, each))
     length = [key for key in ("train.epochs", "train.steps") if any(branch.key == key for branch in searched)]
     prunes = study.chosen_pruner.name != "none"
     if length and prunes:
@@ -778,49 +579,3 @@ def _search_problems(study: StudyConfig, space: Space, base: RunConfig) -> list[
             says = "has nothing to cut: a training of the base is validated once"
             found.append(Problem("pruner", says, study.pruner.name))
     return found
-
-
-# --- small things -----------------------------------------------------------------------------------------------------
-
-
-def _storable(value: Any) -> Any:
-    """Optuna's storage holds plain values; a list stands there as its text."""
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, where true is not 1; lists and tuples alike."""
-    if isinstance(one, bool) != isinstance(other, bool):
-        return False
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
-
-
-def _among(value: Any, allowed: Iterable[Any]) -> bool:
-    return any(_same(value, other) for other in allowed)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, list | dict)
-        else str(value)
-    )
-
-
-def _either(values: Iterable[Any]) -> str:
-    return "|".join(map(_text, values))
-
-
-def _condition(when: Mapping[str, tuple[Any, ...]]) -> str:
-    return ",".join(f"{key}={_either(values)}" for key, values in when.items())
