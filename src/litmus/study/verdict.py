@@ -244,7 +244,9 @@ def _winner(metric: str, direction: Direction, base: Candidate, winner: Candidat
     found = compare(base.scores, winner.scores, direction=direction)
     if found.of < 2:
         by = _amount(metric, found.difference)
-        return [f"{winner.name} is ahead of the base by {by} on 1 fresh seed: one seed is no evidence, take {FEWEST_SEEDS}"]
+        return [
+            f"{winner.name} is ahead of the base by {by} on 1 fresh seed: one seed is no evidence, take {FEWEST_SEEDS}"
+        ]
     wide = compare(base.scores, winner.scores, direction=direction, level=1 - 0.05 / compared)
     by, low, high = _amounts(metric, found.difference, found.low, found.high)
     on = f"better on {found.better} of {found.of} fresh seeds"
