@@ -63,6 +63,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         "tracking",
         "trained",
     },
+    "study": {"config", "diagnosis", "tracking"},
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "reproduce": {
         *("callbacks", "comparison", "config", "experiment", "fingerprint", "launch", "paths"),
@@ -81,6 +82,7 @@ DOORS = {  # library -> the one part that may import it
     "omegaconf": {"config"},
     "typer": {"cli"},
     "optuna": {"study"},
+    "plotly": {"study"},
 }
 NO_LIGHTNING = {"networks", "optim", "diagnosis", "config", "errors"}
 

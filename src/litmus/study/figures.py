@@ -168,8 +168,8 @@ def history(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
     if not trials:
         raise NothingToDraw("no trial has begun")
 
-    figure = style.new_figure(8.6, 4.3)
-    axes = style.add_axes(figure, 0.85, 0.95, 6.0, 2.75)
+    figure = style.new_figure(8.2, 4.5)
+    axes = style.add_axes(figure, 0.85, 1.15, 6.0, 2.75)
     values = [value for _, value in done] + [value for _, value in pruned]
     label = _scale(axes, "y", values, metric)
     style.name_axes(axes, "trial", label)
@@ -202,14 +202,16 @@ def history(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
                 transform=axes.get_xaxis_transform(), label=WORDS[state],
             )  # fmt: skip
     _label_right(axes, labels)
-    _legend(axes, 1.02)
+    _legend(axes, "above")
     counts = _counts(trials)
     if done:
         first = next(number for number, value in done if value == best[-1])
-        title = f"{_words_of(metric)} {_number(best[-1])} is the best of {len(done)} finished trials"
+        title = f"{_words_of(metric)} {_number(best[-1])} is the best of {_many(len(done), 'finished trial')}"
         beneath = f"trial {first}" + (_against_base(base, best[-1], metric, better) if base is not None else "")
         style.write_title(figure, title, f"{beneath}\n{counts}")
     else:
+        if not pruned:
+            axes.set_yticks([])
         style.write_title(figure, "No trial has finished yet", counts)
     return style.save(figure, path)
 
@@ -226,8 +228,8 @@ def intermediate(view: StudyView, path: str | Path, *, objective: int = 0) -> Pa
     metric, better = view.objectives[objective], _sign(view, objective)
     values = np.concatenate([curve[:, 1] for _, curve in curves])
     ends = float(np.median([curve[-1, 1] for _, curve in curves]))
-    figure = style.new_figure(8.6, 4.3)
-    axes = style.add_axes(figure, 0.85, 0.95, 6.0, 2.75)
+    figure = style.new_figure(8.2, 4.5)
+    axes = style.add_axes(figure, 0.85, 1.15, 6.0, 2.75)
     style.name_axes(axes, "validation", _scale(axes, "y", values, metric, typical=ends))
     _grid(axes)
     last = max(curve[-1, 0] for _, curve in curves)
@@ -261,7 +263,7 @@ def intermediate(view: StudyView, path: str | Path, *, objective: int = 0) -> Pa
                 axes.plot(*curve[0], "o", color=color, markersize=5, zorder=4)
             labels.append((float(curve[-1, 1]), f"{word} {_number(curve[-1, 1])}", color))
     _label_right(axes, labels)
-    _legend(axes, 1.02)
+    _legend(axes, "above")
     style.write_title(figure, *_pruning_message(view, curves))
     return style.save(figure, path)
 
@@ -371,7 +373,7 @@ def parallel(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
     left_out = _left_out(view, scales)
     style.write_title(
         figure,
-        f"{len(rows)} finished trials over {len(keys)} parameter{'s' * (len(keys) != 1)}",
+        f"{_many(len(rows), 'finished trial')} over {_many(len(keys), 'parameter')}",
         f"dark: better {metric}; {legend}" + (f"; most important first, {left_out} left out" if left_out else ""),
     )
     _colorbar(figure, 0.75, 4.2, 2.4, norm, cmap, _words_of(metric))
@@ -479,8 +481,9 @@ def contour(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
     width, height = figure.get_size_inches()
     style.write(figure, 0.22 / width, 1 - 2.75 / height, style.fitted(names[1], 3.5, 9), rotation=90, va="center")
     _colorbar(figure, left + 4.85, 0.95, 3.6, norm, cmap, _words_of(metric), upright=True)
-    where = (
-        f"{style.legible(x)} = {scales[x].text(mine[best][0])}, {style.legible(y)} = {scales[y].text(mine[best][1])}"
+    where = ", ".join(
+        f"{style.fitted(style.legible(key), 2.0, 12, bold=True)} = {scales[key].text(value)}"
+        for key, value in zip((x, y), mine[best], strict=False)
     )
     style.write_title(
         figure,
@@ -562,11 +565,11 @@ def timeline(view: StudyView, path: str | Path, *, now: datetime.datetime | None
     for state, corners in boxes.items():
         bars = PolyCollection(corners, facecolors=COLORS[state], edgecolors="white", linewidths=0.4, label=WORDS[state])
         axes.add_collection(bars, autolim=False)
-    _legend(axes, 1.0, below=True)
+    _legend(axes, "below")
     used = busy / (len(names) * seconds / per)
     style.write_title(
         figure,
-        f"{len(ran)} trials on {len(names)} worker{'s' * (len(names) != 1)} in {_duration(seconds)}",
+        f"{_many(len(ran), 'trial')} on {_many(len(names), 'worker')} in {_duration(seconds)}",
         f"{_counts(ran)}; workers were busy {min(used, 1):.0%} of the time",
     )
     return style.save(figure, path)
@@ -609,10 +612,10 @@ def pareto(view: StudyView, path: str | Path) -> Path:
             taken.append((at[0], at[1]))
             note = axes.annotate(str(number), (point[0], point[1]), (4, 4), textcoords="offset points", zorder=6)
             note.set(fontsize=7.5, color=style.INK, family=style.FONT)
-    _legend(axes, 1.02)
+    _legend(axes, "beside")
     style.write_title(
         figure,
-        f"{int(on_front.sum())} of {len(done)} finished trials on the Pareto front",
+        f"{int(on_front.sum())} of {_many(len(done), 'finished trial')} on the Pareto front",
         f"no other trial has a better {view.objectives[0]} at an equal or better {view.objectives[1]}; numbers: trials",
     )
     return style.save(figure, path)
@@ -915,7 +918,7 @@ def _scale(
     label = _unit(metric)
     label = style.fitted(label, 2.4, 9)
     middle = typical if typical is not None else float(np.median(array)) if array.size else 0.0
-    if metric.endswith("err") and low >= 0 and array.size and middle < high / 6:
+    if metric.endswith("err") and low >= 0 and high <= 2 and array.size and middle < high / 6:
         set_scale("function", functions=(lambda v: np.sqrt(np.maximum(v, 0)), np.square))
         kept = [0.0]
         for tick in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0):
@@ -933,10 +936,14 @@ def _scale(
     near = float(np.quantile(np.abs(array), 0.25)) if array.size else 0.0
     if array.size and low < 0 < high - low and near > 0 and max(abs(low), abs(high)) / near > 1000:
         set_scale("symlog", linthresh=near)
-        set_limits(low - 0.1 * abs(low), high + 0.1 * abs(high))
+        set_limits(low - 0.3 * abs(low), high + 0.3 * abs(high))
+        reach = math.ceil(math.log10(near)), math.floor(math.log10(max(abs(low), high)))
+        powers = [10.0**power for power in range(reach[0] + 1, reach[1] + 1, max(1, (reach[1] - reach[0]) // 3))]
+        ticks = [at for at in (*(-power for power in powers[::-1]), 0, *powers) if low <= at <= high]
+        ruler.set_ticks(ticks, [_short_number(tick) for tick in ticks])
         return f"{label}, log scale"
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
-    set_limits(0 if 0 <= low < 0.25 * high else low - pad, high + pad)
+    set_limits(0 if 0 <= low <= 0.25 * high else low - pad, high + pad)
     from matplotlib.ticker import MaxNLocator
 
     ruler.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -1006,6 +1013,10 @@ def _natural(name: str) -> list[Any]:
     return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -1028,7 +1039,9 @@ def _against_base(base: float, best: float, metric: str, better: int) -> str:
 
 def _too_few(view: StudyView) -> str:
     done = sum(trial.state == TrialState.COMPLETE for trial in logical(view.trials))
-    return "no trial has finished" if not done else f"{done} finished trial{'s' * (done != 1)} are too few"
+    if done < 2:
+        return "one finished trial is too few" if done else "no trial has finished"
+    return f"{done} finished trials are too few"
 
 
 def _scatter(axes: Axes, x: Any, y: Any, **how: Any) -> None:
@@ -1060,14 +1073,17 @@ def _label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _legend(axes: Axes, x: float, *, below: bool = False) -> None:
+def _legend(axes: Axes, where: Literal["above", "below", "beside"]) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if not handles:
         return
-    how: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (x, 1.0)}
-    if below:
-        height = axes.get_position().height * axes.figure.get_size_inches()[1]  # type: ignore[union-attr]
-        how = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.5 / height), "ncols": 5, "columnspacing": 1.2}
+    height = axes.get_position().height * axes.figure.get_size_inches()[1]  # type: ignore[union-attr]
+    places: dict[str, dict[str, Any]] = {
+        "above": {"loc": "lower left", "bbox_to_anchor": (0.0, 1 + 0.1 / height), "ncols": 6, "columnspacing": 1.2},
+        "below": {"loc": "upper left", "bbox_to_anchor": (0.0, -0.5 / height), "ncols": 6, "columnspacing": 1.2},
+        "beside": {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)},
+    }
+    how = places[where]
     axes.legend(
         frameon=False,
         prop={"family": style.FONT, "size": 8},
@@ -1124,7 +1140,7 @@ def _colorbar(
     if upright:
         for y, text in zip((0, 1), ends, strict=True):
             style.write(axes, 1.4, y, text, size=7.5, color=style.SOFT, va="center", transform=axes.transAxes)
-        style.write(axes, 0.5, -0.06, name, size=8, ha="center", va="top", transform=axes.transAxes)
+        style.write(axes, 2.2, 0.5, name, size=8, rotation=90, va="center", transform=axes.transAxes)
     else:
         for x, text, side in ((-0.02, ends[0], "right"), (1.02, ends[1], "left")):
             style.write(axes, x, 0.5, text, size=7.5, color=style.SOFT, ha=side, va="center", transform=axes.transAxes)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -172,7 +173,7 @@ def write_page(
     """One HTML file that needs nothing beside it: verdict, candidates, Optuna's figures, a table of trials.
 
     plotly.js is inside, once, and the page's own policy forbids it every connection: MLflow shows artifacts in a frame,
-    where neither another file nor a network may be there. It is about 5 MB for that reason. Written whole or not at all.
+    where neither another file nor a network may be there. Hence about 5 MB. Written whole or not at all.
 
     Args:
         study: Optuna's; with no trial yet, the page says so.
@@ -229,7 +230,7 @@ def _figures(study: Study, names: Sequence[str], shares: Mapping[str, float]) ->
     """Heading, note and figure of all that can be drawn."""
     from optuna import visualization as draw
 
-    merged = _merged(study)
+    merged = _merged(study, names)
     trials = merged.get_trials(deepcopy=False)
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE and _finite(trial)]
     several = len(names) > 1
@@ -273,14 +274,14 @@ def _figures(study: Study, names: Sequence[str], shares: Mapping[str, float]) ->
             if len(searched) <= 5:  # Optuna's width for more is kept: the page scrolls
                 figure.update_layout(width=None)
             yield f"Slice{which}", "The value against each parameter; colour: number of the trial.", figure
-    pair = [name for name in searched if sum(name in trial.params for trial in done) >= 3][:MOST_CONTOURS]
+    pair = _together(searched, done)
     if len(done) > 2 and len(pair) > 1:
         for i, (which, how) in enumerate(targets):
             sign = 1 if merged.directions[i] == StudyDirection.MINIMIZE else -1
             best = sorted(done, key=lambda trial: sign * trial.values[i])[:MOST_IN_CONTOUR]
             few = f"the {len(best)} best of {len(done)} trials" if len(best) < len(done) else f"{len(done)} trials"
             note = f"Interpolated between {few}, over the {len(pair)} most important parameters; far from dots a guess."
-            only = merged if len(best) == len(done) else _merged(study, {trial.number for trial in best})
+            only = merged if len(best) == len(done) else _merged(study, names, {trial.number for trial in best})
             figure = draw.plot_contour(only, params=pair, **how)
             figure.update_layout(height=520 if len(pair) == 2 else 900)
             yield f"Contour{which}", note, figure
@@ -295,6 +296,21 @@ def _figures(study: Study, names: Sequence[str], shares: Mapping[str, float]) ->
         yield "Pareto front", note, draw.plot_pareto_front(merged, target_names=list(names))
 
 
+def _together(names: Sequence[str], trials: Sequence[FrozenTrial]) -> list[str]:
+    """The first ``MOST_CONTOURS`` of which each two vary over trials that have both."""
+    found: list[str] = []
+    for name in names:
+        both = [
+            [(t.params[name], t.params[one]) for t in trials if name in t.params and one in t.params] for one in found
+        ]
+        if len(found) < MOST_CONTOURS and all(
+            len({repr(value) for value, _ in pairs}) > 1 and len({repr(value) for _, value in pairs}) > 1
+            for pairs in both
+        ):
+            found.append(name)
+    return found
+
+
 class _Known(BaseImportanceEvaluator):
     """Gives Optuna's figure the shares that are known already."""
 
@@ -305,7 +321,7 @@ class _Known(BaseImportanceEvaluator):
         return self.shares
 
 
-def _merged(study: Study, finished: set[int] | None = None) -> Study:
+def _merged(study: Study, names: Sequence[str], finished: set[int] | None = None) -> Study:
     """The same trials under the same numbers in memory, the branches of each key merged into one parameter.
 
     A switch stays, under its name without its branch; the 0 that it sets has no place on a logarithmic range. With
@@ -327,6 +343,9 @@ def _merged(study: Study, finished: set[int] | None = None) -> Study:
     with _quiet():
         storage.create_new_study(study.directions, study.study_name)
     copy = Study(study.study_name, storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        copy.set_metric_names(list(names))
     for trial in trials:
         params = {_merged_name(name): value for name, value in trial.params.items()}
         twin = FrozenTrial(
@@ -506,7 +525,6 @@ _FONTS = "DejaVu Sans, Verdana, sans-serif"
 _CONFIG = {
     "displaylogo": False,
     "responsive": True,
-    "plotlyServerURL": "",
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "lasso2d", "select2d"],
 }
 _PAGE = """<!DOCTYPE html>

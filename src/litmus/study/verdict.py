@@ -80,7 +80,7 @@ class Range(NamedTuple):
     up: bool = True
 
 
-class Tested(NamedTuple):
+class OnTest(NamedTuple):
     """The networks of one candidate on the test images, a count of errors each."""
 
     name: str
@@ -181,7 +181,7 @@ def verdict(
     finished: int = 0,
     ranges: Sequence[Range] = (),
     searched: Mapping[str, Any] | None = None,
-    tested: Sequence[Tested] = (),
+    tested: Sequence[OnTest] = (),
 ) -> list[str]:
     """What the study found, a sentence each: importances, winner against base, cautions, test errors.
 
@@ -306,7 +306,7 @@ def _shrinks(metric: str, direction: Direction, winner: Candidate) -> list[str]:
     ]
 
 
-def _test_errors(tested: Sequence[Tested]) -> list[str]:
+def _test_errors(tested: Sequence[OnTest]) -> list[str]:
     says = []
     for one in tested:
         mean = sum(one.errors) / len(one.errors)
