@@ -110,10 +110,16 @@ def shortened(text: str, longest: int) -> str:
 
 def fitted(text: str, inches: float, size: float, *, bold: bool = False) -> str:
     """``text`` cut to a width."""
-    longest = len(text)
-    while longest > 3 and width_of(shortened(text, longest), size, bold=bold) > inches:
-        longest -= 1
-    return shortened(text, longest)
+    if width_of(text, size, bold=bold) <= inches:
+        return text
+    fits, too_long = min(3, len(text)), len(text)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if width_of(shortened(text, middle), size, bold=bold) <= inches:
+            fits = middle
+        else:
+            too_long = middle
+    return shortened(text, fits)
 
 
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
