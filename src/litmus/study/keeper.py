@@ -218,7 +218,7 @@ def draw_study(
     view = figures.StudyView(
         name=config.name,
         trials=trials,
-        directions=config.directions,
+        directions=stage.directions,
         objectives=config.objective,
         importances=weights,
         roles=roles,

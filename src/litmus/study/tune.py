@@ -33,7 +33,7 @@ from litmus.study.pool import Pool, make_posts
 from litmus.study.space import check_study
 from litmus.study.stage import CANDIDATE, SEED, VALUES, Confirmation, Stage, config_sha, fresh_seeds
 from litmus.study.storage import Place, Storage, exclusive, is_away, open_storage, patiently, place_of
-from litmus.study.verdict import Candidate, Tested, choose, verdict
+from litmus.study.verdict import Candidate, OnTest, choose, verdict
 from litmus.study.worker import CONTEXT, Post
 
 PREPARED, DATA = "litmus.prepared", "litmus.data_digest"
@@ -436,7 +436,7 @@ class Conductor:
             candidates = self._scores(stage, confirming, chosen, seeds)
         best = best_of(known, stage.directions[0])
         winner = choose(candidates, stage.directions[0]) if candidates else None
-        tested: list[Tested] = []
+        tested: list[OnTest] = []
         if best is not None:
             self._name_best(stage, confirmation, winner, best)
             tested = self._test(stage, confirmation, winner, best)
@@ -593,7 +593,7 @@ class Conductor:
 
     def _test(
         self, stage: Stage, confirmation: Confirmation | None, winner: Candidate | None, best: Lineage
-    ) -> list[Tested]:
+    ) -> list[OnTest]:
         """The test set, once: the winner's networks, and the base's to stand beside them."""
         origin = winner.number if winner is not None and winner.number is not None else best.origin
         wanted = {f"trial {origin}" if origin else "base": self._runs_of(stage, confirmation, origin)}
@@ -613,7 +613,7 @@ class Conductor:
         process.join()
         for directory in {Path(path) for _, _, _, paths in counted for path in paths}:
             self._follow(directory)
-        return [Tested(name, tuple(errors), num) for name, errors, num, _ in counted if errors]
+        return [OnTest(name, tuple(errors), num) for name, errors, num, _ in counted if errors]
 
     # --- odds and ends
 
