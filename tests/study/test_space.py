@@ -428,6 +428,13 @@ def test_all_of_a_studys_problems_come_together():
     assert where == {"space.model.keep_prob", "base: model.keep_prob", "base: optim.lr", "first.0: a"}
 
 
+def test_a_wrong_key_does_not_hide_a_wrong_corner():
+    study = study_of({"model.keep_prob": {"low": 0.5, "high": 1.2}, "optim.momentum": LOG, "optim.lrr": LOG})
+    assert [problem.where for problem in check_study(study)] == [
+        *("space.optim.momentum", "space.optim.lrr", "space.model.keep_prob"),
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["digits_mlp", "digits_error_and_time", "optimizers_fashion_mnist", "resnet20_regularisation"]
 )

@@ -217,16 +217,12 @@ def storable(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
+    """A value as YAML writes it; numbers so that two different ones read differently."""
     if value is None or isinstance(value, bool):
-        return words[value]
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else json.dumps(value)
-        if isinstance(value, list | dict)
-        else str(value)
-    )
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def either(values: Iterable[Any]) -> str:

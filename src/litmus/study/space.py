@@ -332,7 +332,9 @@ def check_study(study: StudyConfig) -> list[Problem]:
     try:
         space = Space.from_study(study)
     except Refused as refused:
-        return refused.problems
+        told = {problem.where for problem in refused.problems}
+        sound = [b for b in _branches(study) if not b.when and f"space.{b.name}" not in told]
+        return refused.problems + _corner_problems(study, Space(sound, study), base)
     found = [Problem(f"space.{b.name}", "its conditions never hold together") for b in space.never(base)]
     try:
         space.first()
