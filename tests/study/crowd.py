@@ -74,21 +74,6 @@ def take_waiting(place, name):
     return numbers
 
 
-def verdict(place, name, state):
-    """Whether this process's verdict on trial 0 was the one that counted."""
-    own = storage.open_storage(place, heartbeat_sec=5, grace_sec=20)
-    study = optuna.load_study(study_name=name, storage=own)
-    trials = study.get_trials(deepcopy=False)
-    won = []
-    for trial in trials:
-        try:
-            own.set_trial_state_values(trial._trial_id, state=state, values=None)
-            won.append(trial.number)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            pass
-    return won
-
-
 def work(place, name, count, patience_sec):
     """A worker that only waits for its database: trials asked, beaten for and told, each once."""
     patient = {"patience_sec": patience_sec}

@@ -3,9 +3,10 @@
 import os
 import signal
 import sqlite3
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 import optuna
@@ -111,12 +112,33 @@ def test_a_waiting_trial_goes_to_one_worker(place, crowd):
     assert len(set(taken)) == len(taken)
 
 
-def test_of_two_verdicts_on_a_trial_the_first_stands(place, crowd):
+@pytest.mark.parametrize(
+    ("state", "outcomes"),
+    [(TrialState.RUNNING, [False, True]), (TrialState.FAIL, [True, "UpdateFinishedTrialError"])],
+)
+def test_of_two_who_change_a_trial_at_the_same_moment_one_does(place, monkeypatch, state, outcomes):
+    """A worker that takes a waiting trial, or gives a verdict: both have read it before either writes."""
     study = study_in(place)
-    for _ in range(30):
+    study.enqueue_trial({"x": 1})
+    if state == TrialState.FAIL:
         storage.ask(study)
-    won = crowd(jobs.verdict, 3, place, "a", TrialState.FAIL)
-    assert sorted(number for numbers in won for number in numbers) == list(range(30))
+    meet, check = threading.Barrier(2), RDBStorage.check_trial_is_updatable
+
+    def checked(self, trial_id, found):
+        with suppress(threading.BrokenBarrierError):
+            meet.wait(0.5)
+        check(self, trial_id, found)
+
+    monkeypatch.setattr(RDBStorage, "check_trial_is_updatable", checked)
+
+    def change(own):
+        try:
+            return own.set_trial_state_values(study.trials[0]._trial_id, state)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            return type(error).__name__
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(change, [opened(place), opened(place)]), key=str) == sorted(outcomes, key=str)
 
 
 def test_a_lock_that_passes_is_ridden_out(tmp_path, monkeypatch):
