@@ -127,7 +127,7 @@ def test_the_page_holds_plotly_once_and_loads_nothing(page):
     assert len(re.findall(r"plotly\.js v\d", page)) == 1
     found = Loads(page.replace(get_plotlyjs(), ""))
     assert found.addresses == []
-    assert "default-src 'none'" in page
+    assert "default-src 'none'; script-src 'unsafe-inline'; " in page
     ours = page.replace(get_plotlyjs(), "")
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", ours)
     assert re.findall(r"https?://[^\"'\s]+", ours) == []
@@ -215,6 +215,16 @@ def test_running_failed_and_oddly_valued_trials_are_no_obstacle(tmp_path):
         study.add_trial(create_trial(state=state, values=values, params=params, distributions=space))
     text = write_page(study, tmp_path / "p.html", title="odd").read_text()
     assert "Trials" in Loads(text.replace(get_plotlyjs(), "")).headings
+
+
+def test_the_contour_of_a_long_study_holds_the_best_hundred():
+    study = make_study(200)
+    found = {name: (note, figure) for name, note, figure in report._figures(study, ["val/err"], importances(study))}
+    note, figure = found["Contour"]
+    done = sum(trial.state == TrialState.COMPLETE for trial in study.trials)
+    assert done > 110
+    assert f"the 100 best of {done} trials" in note
+    assert len(figure.to_json()) < 1_500_000
 
 
 def test_the_copy_for_the_figures_keeps_numbers_states_and_values(study):

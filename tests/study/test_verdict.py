@@ -15,6 +15,7 @@ from litmus.study.verdict import (
     at_border,
     choose,
     compare,
+    front_sentence,
     interval,
     shrinkage,
     sign_test,
@@ -216,6 +217,16 @@ def test_test_errors_have_wilson_s_interval_for_the_images_not_for_images_times_
         says[-2] == f"test error of trial 17: 0.0700 (95% {low:.4f} to {high:.4f} for 1,000 images, mean of 5 networks)"
     )
     assert says[-1].endswith("; the test set was touched once, after the choice")
+
+
+def test_two_objectives_have_a_front_and_no_winner():
+    front = [("trial 16", (0.049, 65.7)), ("trial 6", (0.07, 48.0)), ("trial 34", (0.078, 41.2))]
+    assert front_sentence(("val/err", "trained_sec"), front, 56) == (
+        "3 of 56 finished trials are on the Pareto front, from trial 16 (val/err 0.0490, trained_sec 65.7) to trial 34 "
+        "(val/err 0.0780, trained_sec 41.2): which is best is a choice between them"
+    )
+    assert "alike" in front_sentence(("val/err", "trained_sec"), front[:1], 56)
+    assert "no trial has finished" in front_sentence(("val/err", "trained_sec"), [], 0)
 
 
 def test_the_verdict_knows_nothing_of_optuna():

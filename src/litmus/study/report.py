@@ -473,7 +473,8 @@ def _trials_table(trials: Sequence[FrozenTrial], directions: Sequence[Direction]
             *(["base"] if trial.number == 0 else []),
         ]
         lines.append(f'<tr class="{" ".join(kinds)}">{tds}</tr>')
-    note = "A click on a heading sorts. Green: the best; trial 0 is the base." if best is not None else "A click sorts."
+    note = "A click on a heading sorts; the value of a pruned trial is its last validation."
+    note += " Green: the best; trial 0 is the base." if best is not None else ""
     return (
         f"<h2>Trials</h2><p class=note>{note}</p><div class=wide><table id=trials><thead><tr>{top}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -531,7 +532,7 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; \
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
 style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>

@@ -223,6 +223,28 @@ def verdict(
     return says + _test_errors(tested)
 
 
+def front_sentence(metrics: Sequence[str], front: Sequence[tuple[str, Sequence[float]]], finished: int) -> str:
+    """Of two objectives there is no one winner: the two ends of the Pareto front, best in the first and in the second.
+
+    Args:
+        metrics: names of the objectives.
+        front: name and values of the trials on it, in the order of the first objective, the best one first.
+        finished: trials that it was found among.
+    """
+
+    def end(one: tuple[str, Sequence[float]]) -> str:
+        return f"{one[0]} ({', '.join(f'{name} {_rate(value)}' for name, value in zip(metrics, one[1], strict=True))})"
+
+    if not front:
+        return "no trial has finished: there is no Pareto front yet"
+    if len(front) == 1:
+        return f"{end(front[0])} is best of {finished} finished trials in {' and '.join(metrics)} alike"
+    return (
+        f"{len(front)} of {finished} finished trials are on the Pareto front, from {end(front[0])} to {end(front[-1])}: "
+        "which is best is a choice between them"
+    )
+
+
 def _importance(importances: Mapping[str, float], finished: int) -> list[str]:
     if finished < FEWEST_TRIALS:
         return [
