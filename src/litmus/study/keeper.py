@@ -188,7 +188,6 @@ def draw_study(
     stage: Stage, folder: Path, head: Sequence[str], verdict: Sequence[str], candidates: Sequence[Any]
 ) -> None:
     """In a process of its own: everything that can be looked at of a study, into ``folder``."""
-    import sys
     import warnings
 
     import optuna
@@ -196,15 +195,11 @@ def draw_study(
     from litmus.config.study import trial_config
     from litmus.study import figures, report
     from litmus.study.storage import open_storage
+    from litmus.study.trial import stand_apart
 
-    os.setsid()
+    stand_apart((stage.folder / "logs" / "pictures.log").absolute())
     with contextlib.suppress(OSError):
         os.nice(10)
-    log = (stage.folder / "logs" / "pictures.log").absolute()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     folder.mkdir(parents=True, exist_ok=True)

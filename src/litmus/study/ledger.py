@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from litmus.study.storage import Place, Storage, exclusive, fail_stale, first_beats
 
 ORIGIN, ATTEMPT = "litmus.origin", "litmus.attempt"
-WORKER, REASON, SHA = "litmus.worker", "litmus.fail_reason", "litmus.config_sha"
+WORKER, REASON, SHA, RUN_UID = "litmus.worker", "litmus.fail_reason", "litmus.config_sha", "litmus.run_uid"
 STUDY_UID, FINGERPRINT = "litmus.uid", "litmus.fingerprint"
 DUPLICATE_OF, EPOCHS, SECONDS = "litmus.duplicate_of", "litmus.epochs", "litmus.seconds"
 
@@ -128,14 +128,15 @@ def uid_of(study_uid: str, *parts: object) -> str:
 # --- who runs a trial -------------------------------------------------------------------------------------------------
 
 
-def myself() -> str:
-    """This process, so that others on this machine can tell when it is gone: host, boot, name space, pid, start."""
-    return "|".join((*_here(), str(os.getpid()), _started(os.getpid())))
+def myself(index: int) -> str:
+    """This worker, so that people know it and others on its machine can tell when it is gone: host and number, then
+    host, boot, name space, pid, start."""
+    return "|".join((f"{socket.gethostname()}/{index}", *_here(), str(os.getpid()), _started(os.getpid())))
 
 
 def is_gone(worker: str) -> bool:
     """Whether that process is known to be gone; of another machine, nothing is known."""
-    *place, pid, started = worker.split("|") if worker.count("|") == 4 else ("", "")
+    *place, pid, started = worker.split("|")[1:] if worker.count("|") == 5 else ("", "")
     if tuple(place) != _here() or not pid.isdigit():
         return False
     return _started(int(pid)) != started

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from pathlib import Path
 from typing import Any
 
 from litmus.errors import Problem, Refused
 from litmus.study.stage import Stage
-from litmus.study.worker import CONTEXT, SAVE_SEC, Post, work
+from litmus.study.worker import CONTEXT, SAVE_SEC, Post, work, worker_log
 
 DEATHS_IN_A_ROW = 10
 """Workers that die one after the other, with no trial ended in between, before that is taken for a reason to stop."""
@@ -158,7 +157,7 @@ class Pool:
             self.deaths += 1
             self.on_death()
             if self.deaths >= DEATHS_IN_A_ROW:
-                log = worker_log(self.stage, seat.post)
+                log = worker_log(self.stage.folder, seat.post.index)
                 self.problem = (
                     f"{self.deaths} workers died one after the other, the last by {_cause(seat.process)}: {log}"
                 )
@@ -167,10 +166,6 @@ class Pool:
                 continue
             seat.news.close()
             self._seats[place] = self._seat(seat.post)
-
-
-def worker_log(stage: Stage, post: Post) -> Path:
-    return (stage.folder / "logs" / f"worker-{post.index}.log").absolute()
 
 
 def _signal(process: Any, signum: int) -> None:

@@ -102,14 +102,8 @@ def outcome_of(directory: Path | None, objectives: Sequence[str]) -> Outcome | N
 
 def run_job(job: Job, door: str) -> None:
     """Train ``job`` in this process, a fresh fork, and say at ``door`` how it went."""
-    os.setsid()  # out of the terminal's reach: Ctrl-C is for who was typed
     began = time.monotonic()
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab", buffering=0) as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    end_with_worker()
+    stand_apart(job.log)
     if job.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
     import torch
@@ -173,6 +167,20 @@ def end_with_worker() -> None:
         os.kill(0, signal.SIGKILL)  # the group that setsid made: ranks and loader processes, too
 
     threading.Thread(target=wait, name="litmus-worker-watch", daemon=True).start()
+
+
+def stand_apart(log: Path | None = None) -> None:
+    """A process of its own among those of a study: out of the terminal's reach (Ctrl-C is for who was typed), gone with
+    who started it, and, with ``log``, writing there."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab", buffering=0) as file:
+            os.dup2(file.fileno(), sys.stdout.fileno())
+            os.dup2(file.fileno(), sys.stderr.fileno())
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    end_with_worker()
 
 
 def train_job(job: Job, signals: Signals, channel: Channel, door: str) -> Outcome:

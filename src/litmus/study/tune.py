@@ -5,7 +5,6 @@ Nothing that matters is known to it alone: it can be killed at any time, on any 
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -19,26 +18,23 @@ from types import FrameType
 from typing import Any
 
 import optuna
-from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from litmus.config import RunConfig, deciding
+from litmus.config import RunConfig
 from litmus.config.study import StudyConfig, base_config, load_study
-from litmus.errors import Problem, Refused, nearest, refuse
+from litmus.errors import Refused, refuse
 from litmus.paths import shown
+from litmus.study import confirm
+from litmus.study.begin import check_data, check_old, check_same, existing, prepare
 from litmus.study.board import Board, best_of, counts
 from litmus.study.keeper import BEST_CONFIG, PAGE, Keeper, epochs_of
-from litmus.study.ledger import FINGERPRINT, STUDY_UID, Ledger, Lineage, failures_in_a_row, is_gone, uid_of
+from litmus.study.ledger import STUDY_UID, Ledger, Lineage, failures_in_a_row
 from litmus.study.pool import Pool, make_posts
 from litmus.study.space import check_study
-from litmus.study.stage import CANDIDATE, SEED, VALUES, Confirmation, Stage, config_sha, fresh_seeds
-from litmus.study.storage import Place, Storage, exclusive, is_away, open_storage, patiently, place_of
+from litmus.study.stage import CANDIDATE, SEED, Confirmation, Stage
+from litmus.study.storage import Place, Storage, is_away, open_storage, patiently, place_of
 from litmus.study.verdict import Candidate, OnTest, choose, verdict
 from litmus.study.worker import CONTEXT, Post
-
-PREPARED, DATA = "litmus.prepared", "litmus.data_digest"
-WARM_START = 5
-"""How many of the old study's best are tried first."""
 
 Say = Callable[[str], None]
 
@@ -91,12 +87,12 @@ def reap(path: str | Path, overrides: Sequence[str] = (), *, storage: str | None
     base = base_config(config)
     place = place_of(storage, base.tracking.home)
     opened = open_storage(place, heartbeat_sec=config.heartbeat_sec, grace_sec=config.grace_sec)
-    found = _existing(config.name, opened)
+    found = existing(config.name, opened)
     if found is None:
         raise refuse("name", f"there is no such study at {place.label}", config.name)
     ended: list[str] = []
     for stage in _stages(config, base, place, found):
-        study = _existing(stage.study_name, opened)
+        study = existing(stage.study_name, opened)
         if study is None:
             continue
         ledger = stage.ledger(study, opened)
@@ -167,12 +163,14 @@ class Conductor:
 
     def run(self) -> int:
         CONTEXT.set_forkserver_preload(["litmus.study.warm"])
-        fresh = _existing(self.config.name, self.storage) is None
-        if not fresh:
-            self._check_same(_existing(self.config.name, self.storage))
-        digest = self._check_data()
-        study = self._prepare(digest)
-        stage = Stage(self.config, self.base, self.place, str(study.user_attrs[STUDY_UID]), len(self.posts))
+        source, stage = self.typed[0], Stage(self.config, self.base, self.place, "", len(self.posts))
+        begun = existing(self.config.name, self.storage)
+        if begun is not None:
+            check_same(stage, begun, source=source)
+        check_old(self.storage, self.options.warm_start, begun=begun is not None)
+        digest = check_data(self.config, source=source)
+        study = prepare(stage, self.storage, digest, warm_start=self.options.warm_start, source=source)
+        stage = replace(stage, uid=str(study.user_attrs[STUDY_UID]))
         ledger = stage.ledger(study, self.storage)
         known = ledger.lineages()
         finished = counts(known)["finished"]
@@ -204,96 +202,6 @@ class Conductor:
             *(f"{'space' if k == 0 else '':<9}{line}" for k, line in enumerate(stage.space.describe())),
             f"storage  {self.place.label}",
             f"workers  {len(self.posts)}, {on}; logs in {shown((stage.folder / 'logs').absolute())}",
-        ]
-
-    # --- before the first trial
-
-    def _check_same(self, study: Any) -> None:
-        """Refuse to go on with a study under another question."""
-        stage = Stage(self.config, self.base, self.place, "", len(self.posts))
-        now, then = fingerprint_of(stage), study.user_attrs.get(FINGERPRINT)
-        if then is None:
-            if study.get_trials(deepcopy=False):
-                says = (
-                    f"there is a study of this name at {self.place.label} that Litmus did not make; choose another name"
-                )
-                raise refuse("name", says, self.config.name)
-            return
-        problems = [
-            Problem(key, f"was {then.get(key)!r} when study {self.config.name} began", now.get(key))
-            for key in dict.fromkeys([*now, *then])
-            if now.get(key) != then.get(key)
-        ]
-        if problems:
-            says = (
-                "its trials would not compare with those before: give the study a new name "
-                f"(--warm-start {self.config.name} begins it with the best of the old one)"
-            )
-            problems.append(Problem("name", says, self.config.name))
-            raise Refused(problems, source=self.typed[0])
-
-    def _check_data(self) -> str:
-        """What needs the data and the networks, in a process apart: this one imports neither. The data's digest."""
-        hear, tell = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=check_base, args=(self.config, tell), name="litmus-check")
-        process.start()
-        tell.close()
-        try:
-            problems, facts = hear.recv()
-        except EOFError:
-            process.join()
-            raise RuntimeError(f"the check of the base config ended with exit code {process.exitcode}") from None
-        finally:
-            hear.close()
-        process.join()
-        if problems:
-            raise Refused(problems, source=self.typed[0])
-        return str(facts["digest"])
-
-    def _prepare(self, digest: str) -> optuna.Study:
-        """The study in the storage, made whole by whoever comes first, or comes after one that was killed in it."""
-        stage = Stage(self.config, self.base, self.place, "", len(self.posts))
-        with exclusive(self.place):
-            study = _existing(self.config.name, self.storage)
-            if study is None:
-                study = optuna.create_study(
-                    study_name=self.config.name, storage=self.storage, directions=stage.directions
-                )
-            attrs = study.user_attrs
-            if STUDY_UID not in attrs:
-                study.set_user_attr(STUDY_UID, os.urandom(16).hex())
-            if FINGERPRINT not in attrs:
-                study.set_user_attr(FINGERPRINT, fingerprint_of(stage))
-            if attrs.get(DATA, digest) != digest:
-                says = f"was {attrs[DATA]} when study {self.config.name} began: other images; give the study a new name"
-                raise refuse("data", says, digest, source=self.typed[0])
-            study.set_user_attr(DATA, digest)
-            if PREPARED not in attrs:
-                for params in [*stage.queue(), *self._warm(stage)]:
-                    study.enqueue_trial(params, skip_if_exists=True)
-                study.set_user_attr(PREPARED, True)
-        return optuna.load_study(study_name=self.config.name, storage=self.storage, pruner=stage.pruner())
-
-    def _warm(self, stage: Stage) -> list[dict[str, Any]]:
-        """Parameters of the best trials of an older study, as far as they lie in this one's space."""
-        if self.options.warm_start is None:
-            return []
-        old = _existing(self.options.warm_start, self.storage)
-        if old is None:
-            names = optuna.get_all_study_names(self.storage)
-            raise refuse("--warm-start", f"there is no such study; {nearest(self.options.warm_start, names)}",
-                         self.options.warm_start)  # fmt: skip
-        complete = [trial for trial in old.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-        sign = 1 if old.directions[0].name == "MINIMIZE" else -1
-        complete.sort(key=lambda trial: (sign * trial.values[0], trial.number))
-        known: dict[str, Any] = {parameter.name: parameter.distribution for parameter in stage.space.parameters}
-        return [
-            {
-                name: value
-                for name, value in trial.params.items()
-                if name in known and known[name]._contains(known[name].to_internal_repr(value))
-            }
-            for trial in complete[:WARM_START]
         ]
 
     def _tidy(self, ledger: Ledger) -> None:
@@ -415,31 +323,30 @@ class Conductor:
         assert self.keeper is not None
         study = ledger.study
         known = ledger.lineages()
-        complete = [one for one in known.values() if one.state == "finished" and one.last.state == TrialState.COMPLETE]
+        complete = confirm.complete_of(known)
         candidates: list[Candidate] = []
         confirmation = None
         if self.config.confirm.top and complete:
-            chosen = self._candidates(stage, known)
-            seeds = fresh_seeds(self.config, self.base)
-            confirmation = Confirmation(
-                **{key: getattr(stage, key) for key in ("config", "base", "place", "uid", "workers")},
-                total=len(chosen) * len(seeds),
-            )
-            apart = self._queue_confirmation(confirmation, stage, chosen, seeds)
-            self.say("")
-            who = ", ".join("the base" if one.origin == 0 else f"trial {one.origin}" for one in chosen)
-            self.say(f"confirm  {who}: each on {len(seeds)} fresh seeds, the test set untouched")
-            confirming = confirmation.ledger(apart, self.storage)
+            chosen = confirm.candidates(stage, known)
+            confirmation = confirm.confirmation_of(stage, chosen)
+            confirming = confirmation.ledger(confirm.queue(confirmation, self.storage, chosen), self.storage)
+            who = ", ".join(confirm.name_of(one.origin) for one in chosen)
+            self.say(f"\nconfirm  {who}: each on {self.config.confirm.seeds} fresh seeds, the test set untouched")
             self._tidy(confirming)
             if not self._work(confirmation, confirming, "trainings"):
                 return self._leave(confirmation, confirming)
-            candidates = self._scores(stage, confirming, chosen, seeds)
+            candidates = confirm.scores(confirmation, confirming, chosen)
         best = best_of(known, stage.directions[0])
-        winner = choose(candidates, stage.directions[0]) if candidates else None
+        scored = [one for one in candidates if one.scores]
+        winner = choose(scored, stage.directions[0]) if scored else None
         tested: list[OnTest] = []
         if best is not None:
-            self._name_best(stage, confirmation, winner, best)
-            tested = self._test(stage, confirmation, winner, best)
+            origin = winner.number if winner is not None and winner.number is not None else best.origin
+            runs = {confirm.name_of(k): confirm.runs_of(stage, self.storage, confirmation, k) for k in (origin, 0)}
+            self.keeper.name_best(runs[confirm.name_of(origin)][0], origin)
+            tested, directories = confirm.test(stage, runs)
+            for directory in directories:
+                self._follow(directory)
         weights = report.importances(study)
         told = verdict(
             self.config.objective[0],
@@ -496,125 +403,6 @@ class Conductor:
         )
         return lines
 
-    # --- confirmation
-
-    def _candidates(self, stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
-        """The base, then the best ``top`` trials, no config twice; of two objectives, from along the front."""
-        complete = [one for one in known.values() if one.state == "finished" and one.last.state == TrialState.COMPLETE]
-        sign = 1 if stage.directions[0] == "minimize" else -1
-        complete.sort(key=lambda one: (sign * one.last.values[0], one.origin))
-        if len(self.config.objective) > 1:
-            other = 1 if stage.directions[1] == "minimize" else -1
-            front: list[Lineage] = []
-            for one in complete:  # by the first objective; on the front is who is better in the second than all before
-                if not front or other * one.last.values[1] < other * front[-1].last.values[1]:
-                    front.append(one)
-            complete = front
-        seen, best = set(), []
-        for one in complete:
-            sha = config_sha(_config_of(stage, one))
-            if sha not in seen and one.origin != 0:
-                best.append(one)
-            seen.add(sha)
-        top = best[: self.config.confirm.top]
-        if len(self.config.objective) > 1 and len(best) > len(top) > 1:
-            top = [best[round(k * (len(best) - 1) / (len(top) - 1))] for k in range(len(top))]
-        base = [known[0]] if 0 in known else []
-        return [*base, *top]
-
-    def _queue_confirmation(
-        self, confirmation: Confirmation, stage: Stage, chosen: Sequence[Lineage], seeds: Sequence[int]
-    ) -> optuna.Study:
-        with exclusive(self.place):
-            study = _existing(confirmation.study_name, self.storage)
-            if study is None:
-                study = optuna.create_study(
-                    study_name=confirmation.study_name, storage=self.storage, directions=confirmation.directions
-                )
-            if STUDY_UID not in study.user_attrs:
-                study.set_user_attr(STUDY_UID, stage.uid)
-            number = IntDistribution(0, 2**32 - 1)
-            there = {(trial.params[CANDIDATE], trial.params[SEED]) for trial in study.get_trials(deepcopy=False)}
-            for seed in seeds:  # a seed at a time: what ends first compares
-                for one in chosen:
-                    if (one.origin, seed) not in there:
-                        study.add_trial(
-                            optuna.create_trial(
-                                state=TrialState.WAITING,
-                                params={CANDIDATE: one.origin, SEED: seed},
-                                distributions={CANDIDATE: number, SEED: number},
-                                user_attrs={VALUES: json.dumps(stage.space.values_of(one.last.params))},
-                            )
-                        )
-        return study
-
-    def _scores(
-        self, stage: Stage, confirming: Ledger, chosen: Sequence[Lineage], seeds: Sequence[int]
-    ) -> list[Candidate]:
-        found = {
-            (one.last.params[CANDIDATE], one.last.params[SEED]): float(one.last.values[0])
-            for one in confirming.lineages().values()
-            if one.state == "finished"
-        }
-        base = stage.space.values_of(chosen[0].last.params) if chosen and chosen[0].origin == 0 else {}
-        return [
-            Candidate(
-                name="base" if one.origin == 0 else f"trial {one.origin}",
-                number=one.origin,
-                values={
-                    key: value
-                    for key, value in stage.space.values_of(one.last.params).items()
-                    if one.origin == 0 or base.get(key, ...) != value
-                },
-                searched=float(one.last.values[0]) if one.last.values else None,
-                scores=tuple(found[one.origin, seed] for seed in seeds if (one.origin, seed) in found),
-            )
-            for one in chosen
-        ]
-
-    def _runs_of(self, stage: Stage, confirmation: Confirmation | None, origin: int) -> list[str]:
-        """uids of a candidate's runs: of its confirmation, the first fresh seed first, else of its trial."""
-        if confirmation is None:
-            return [uid_of(stage.uid, stage.study_name, origin)]
-        study = _existing(confirmation.study_name, self.storage)
-        assert study is not None
-        lineages = confirmation.ledger(study, self.storage).lineages().values()
-        mine = [one for one in lineages if one.last.params.get(CANDIDATE) == origin and one.state == "finished"]
-        mine.sort(key=lambda one: one.last.params[SEED])
-        return [uid_of(stage.uid, confirmation.study_name, one.origin) for one in mine]
-
-    def _name_best(
-        self, stage: Stage, confirmation: Confirmation | None, winner: Candidate | None, best: Lineage
-    ) -> None:
-        origin = winner.number if winner is not None and winner.number is not None else best.origin
-        runs = self._runs_of(stage, confirmation, origin)
-        if runs and self.keeper is not None:
-            self.keeper.name_best(runs[0], origin)
-
-    def _test(
-        self, stage: Stage, confirmation: Confirmation | None, winner: Candidate | None, best: Lineage
-    ) -> list[OnTest]:
-        """The test set, once: the winner's networks, and the base's to stand beside them."""
-        origin = winner.number if winner is not None and winner.number is not None else best.origin
-        wanted = {f"trial {origin}" if origin else "base": self._runs_of(stage, confirmation, origin)}
-        if origin:
-            wanted["base"] = self._runs_of(stage, confirmation, 0)
-        hear, tell = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=test_runs, args=(stage.home, wanted, stage.folder, tell), name="litmus-test")
-        process.start()
-        tell.close()
-        try:
-            counted = hear.recv()
-        except EOFError:
-            self.say(f"note     the test set was not evaluated: see {shown((stage.folder / 'logs').absolute())}")
-            counted = []
-        finally:
-            hear.close()
-        process.join()
-        for directory in {Path(path) for _, _, _, paths in counted for path in paths}:
-            self._follow(directory)
-        return [OnTest(name, tuple(errors), num) for name, errors, num, _ in counted if errors]
-
     # --- odds and ends
 
     def _flags(self) -> list[str]:
@@ -657,131 +445,12 @@ class Conductor:
             self.say(f"note     {len(left)} runs are not in MLflow yet; they are safe here: litmus sync --all")
 
 
-# --- in processes of their own ----------------------------------------------------------------------------------------
-
-
-def check_base(config: StudyConfig, tell: Any) -> None:
-    """What is wrong with the base config and the corners of the space once the data are known; in a fork."""
-    os.setsid()
-    problems: list[Problem] = []
-    facts: dict[str, Any] = {}
-    try:
-        from litmus.config.study import trial_config
-        from litmus.experiment import check, checked_data, quiet_libraries
-        from litmus.study.space import corners
-        from litmus.weights import follow_weights
-
-        with quiet_libraries():
-            base = follow_weights(base_config(config))
-            data = checked_data(base)
-            facts["digest"] = data.info.digest
-            seen = {json.dumps(_shape(base), sort_keys=True, default=str)}
-            for values in corners(config):
-                corner = trial_config(config, values)
-                shape = json.dumps(_shape(corner), sort_keys=True, default=str)
-                if shape in seen or len(seen) > 64:
-                    continue  # the data and the network see the same
-                seen.add(shape)
-                words = ", ".join(f"{key}={value}" for key, value in values.items())
-                problems += [
-                    Problem(f"space: {one.where}", f"{one.says} (at {words})", one.value)
-                    for one in check(corner, data.info)
-                ]
-    except Refused as refused:
-        problems += refused.problems
-    tell.send((problems, facts))
-
-
-def _shape(config: RunConfig) -> dict[str, Any]:
-    """What ``check`` looks at, apart from rates and strengths that no network or image can contradict."""
-    idle = ("optim.", "schedule.", "seed", "diagnosis.", "early_stopping")
-    return {
-        key: value for key, value in deciding(config).items() if not key.startswith(idle) and "keep_prob" not in key
-    }
-
-
-def test_runs(home: str, wanted: Mapping[str, Sequence[str]], folder: Path, tell: Any) -> None:
-    """Evaluate runs on their test set, add that to their records, and count the errors; in a fork."""
-    import sys
-
-    os.setsid()
-    log = (folder / "logs" / "test.log").absolute()
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    from litmus.devices import best_device
-    from litmus.diagnosis import wilson
-    from litmus.evaluation import evaluate
-    from litmus.experiment import RESULT, eval_batches, make_data, quiet_libraries
-    from litmus.tracking import Run, directory_of, find_run
-    from litmus.trained import load_trained
-
-    counted = []
-    with quiet_libraries():
-        for name, uids in wanted.items():
-            errors, num, paths = [], 0, []
-            for uid in uids:
-                directory = directory_of(uid, home)
-                if directory is None:
-                    continue  # trained on another machine, which holds it
-                stored = find_run(str(directory), home=home)
-                result = json.loads(Path(stored.artifact(RESULT)).read_text())
-                if "test" not in result:
-                    trained = load_trained(stored)
-                    device = best_device(trained.config.train.accelerator)
-                    data = make_data(trained.config)
-                    data.prepare()
-                    bf16 = trained.config.train.precision == "bf16-mixed"
-                    batches = eval_batches(data, "test", device, trained.config.train.limit_batches)
-                    seen = evaluate(trained.network.to(device), batches, device=device, bf16=bf16)
-                    low, high = wilson(seen.num_errors, seen.num_images)
-                    result["test"] = {"loss": seen.loss, "err": seen.err}
-                    result["test"] |= {"num_errors": seen.num_errors, "num_images": seen.num_images}
-                    result["test_err_95"] = [low, high]
-                    metrics = {"test/err": seen.err, "test/loss": seen.loss}
-                    metrics |= {"test/err_low": low, "test/err_high": high}
-                    with Run.reopen(directory) as record:
-                        record.log_metrics(metrics, step=result["evaluated"]["step"])
-                        record.log_text(json.dumps(result, indent=1), RESULT)
-                errors.append(int(result["test"]["num_errors"]))
-                num = int(result["test"]["num_images"])
-                paths.append(str(directory))
-            counted.append((name, errors, num, paths))
-    tell.send(counted)
-
-
 # --- small rules ------------------------------------------------------------------------------------------------------
-
-
-def fingerprint_of(stage: Stage) -> dict[str, Any]:
-    """What must not change while a study goes on, in plain values: the question, not how or how long it is searched."""
-    config = stage.config
-    space = {
-        f"space.{key}": [entry.model_dump(mode="json", exclude_unset=True, exclude={"role"}) for entry in entries]
-        for key, entries in config.space.items()
-    }
-    searched = set(config.space)
-    base = {f"base: {key}": value for key, value in deciding(stage.base).items() if key not in searched}
-    plain = {"objective": list(config.objective), "seeds": config.seeds, **space, **base}
-    return dict(json.loads(json.dumps(plain, default=str)))
-
-
-def _existing(name: str, storage: Storage) -> optuna.Study | None:
-    try:
-        return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        return None
 
 
 def _stages(config: StudyConfig, base: RunConfig, place: Place, study: optuna.Study) -> list[Stage]:
     uid = str(study.user_attrs.get(STUDY_UID, ""))
     return [Stage(config, base, place, uid), Confirmation(config, base, place, uid, total=10**6)]
-
-
-def _config_of(stage: Stage, lineage: Lineage) -> RunConfig:
-    from litmus.config.study import trial_config
-
-    return trial_config(stage.config, stage.space.values_of(lineage.last.params))
 
 
 def _confirmed_values(trial: Any) -> dict[str, Any]:
@@ -805,6 +474,3 @@ def _num_gpus() -> int:
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
-
-
-__all__ = ["Options", "is_gone", "reap", "tune"]

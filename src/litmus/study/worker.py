@@ -31,6 +31,7 @@ from litmus.study.ledger import (
     LOST,
     ORIGIN,
     REASON,
+    RUN_UID,
     SECONDS,
     SHA,
     STOPPED,
@@ -43,7 +44,7 @@ from litmus.study.ledger import (
 )
 from litmus.study.stage import Stage
 from litmus.study.storage import ask, is_away, open_storage, patiently
-from litmus.study.trial import Job, Outcome, end_with_worker, outcome_of, run_job
+from litmus.study.trial import Job, Outcome, outcome_of, run_job, stand_apart
 
 T = TypeVar("T")
 
@@ -104,8 +105,8 @@ def work(stage: Stage, post: Post, news: Any) -> None:
     Args:
         news: a connection; gets (word, number, facts) of each trial as it begins and ends.
     """
-    os.setsid()
-    end_with_worker()  # here: with the process that started us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is somebody to ask
+    stand_apart(worker_log(stage.folder, post.index))
     share_forkserver()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     worker = Worker(stage, post, news)
@@ -119,7 +120,7 @@ class Worker:
     def __init__(self, stage: Stage, post: Post, news: Any) -> None:
         self.stage, self.post, self.news = stage, post, news
         self.leaving = False
-        self._name = f"{myself()}"
+        self._name = myself(post.index)
         study = stage.config
         self.storage = self.patient(
             lambda: open_storage(stage.place, heartbeat_sec=study.heartbeat_sec, grace_sec=study.grace_sec)
@@ -196,6 +197,7 @@ class Worker:
             return
         self._duplicates = 0
         self.patient(lambda: trial.set_user_attr(SHA, sha))
+        self.patient(lambda: trial.set_user_attr(RUN_UID, job.uid))
         if twin is not None:
             self.copy(current, twin)
             return
@@ -386,6 +388,10 @@ class Worker:
     def say(self, word: str, number: int, **facts: Any) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody listens any more: we end with who started us
             self.news.send((word, number, facts))
+
+
+def worker_log(folder: Path, index: int) -> Path:
+    return (folder / "logs" / f"worker-{index}.log").absolute()
 
 
 def seed_of(seed: int, worker: int, num_trials: int) -> int:
