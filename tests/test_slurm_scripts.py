@@ -47,9 +47,11 @@ def job(tmp_path):
     env = {**os.environ, **JOB, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT)}
     env["SLURM_JOB_ID"] = str(os.getpid())  # decides the port
 
-    def run(script, *arguments):
-        argv = ["bash", str(script), *arguments]
-        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
+    def run(script, *arguments, **more):
+        done = subprocess.run(
+            ["bash", str(script), *arguments],
+            cwd=tmp_path, env=env | more, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -77,3 +79,31 @@ def test_a_job_of_two_tasks_is_one_run(job, tmp_path):
     run = find_run(str(folder), home=tmp_path / "mlruns")
     assert (run.status, run.params["train.devices"]) == ("FINISHED", "2")
     assert output.count("test/err") == 1
+
+
+LITMUS = """#!/bin/bash
+# litmus ...: notes what it is asked, and where its storage is
+echo "$* at ${LITMUS_STORAGE:-home}" >> told
+exit $((SLURM_PROCID == 1 ? 143 : 0))
+"""
+
+
+def test_a_study_is_the_same_command_on_every_machine(job, tmp_path):
+    (tmp_path / "litmus").write_text(LITMUS)
+    server = {"LITMUS_STORAGE": "postgresql://ann@host/studies"}
+    code, output = job(SCRIPTS / "tune.sbatch", "study.yaml", "n_trials=60", SLURM_NNODES="2", **server)
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told == ["tune study.yaml n_trials=60 at postgresql://ann@host/studies"] * 2
+    assert code == 143, output  # one machine was stopped: its part goes on in another attempt
+    assert (tmp_path / "asked").read_text().startswith("requeue ")
+
+
+@pytest.mark.parametrize("several", [{"SLURM_NNODES": "2"}, {"SLURM_ARRAY_TASK_COUNT": "8"}])
+def test_several_machines_without_a_database_are_refused(job, tmp_path, several):
+    (tmp_path / "litmus").write_text(LITMUS)
+    code, output = job(SCRIPTS / "tune.sbatch", "study.yaml", LITMUS_STORAGE="", **several)
+    assert code == 2
+    assert "export LITMUS_STORAGE=postgresql://user@host/database" in output
+    assert not (tmp_path / "told").exists()
+    job(SCRIPTS / "tune.sbatch", "study.yaml", "--storage=postgresql://ann@host/x", LITMUS_STORAGE="", **several)
+    assert (tmp_path / "told").exists()
