@@ -38,7 +38,9 @@ def counts(known: Mapping[int, Lineage]) -> dict[str, int]:
     }
 
 
-def line_of(lineage: Lineage, *, num_objectives: int, mark: str, width: int, values: Mapping[str, Any]) -> str:
+def line_of(
+    lineage: Lineage, *, num_objectives: int, mark: str, width: int, values: Mapping[str, Any], of_search: bool = True
+) -> str:
     """One trial: number, state, value, epochs, seconds, and what was tried."""
     trial = lineage.last
     if trial.state == TrialState.COMPLETE:
@@ -51,7 +53,7 @@ def line_of(lineage: Lineage, *, num_objectives: int, mark: str, width: int, val
     took = trial.user_attrs.get(SECONDS)
     state = trial.state.name if lineage.state == "finished" else "FAIL"
     words = [f"{key}={_short(value)}" for key, value in values.items()]
-    if lineage.origin == 0:
+    if lineage.origin == 0 and of_search:
         words = ["the base config", *words]
     if DUPLICATE_OF in trial.user_attrs:
         words = [f"as trial {trial.user_attrs[DUPLICATE_OF]}", *words]
@@ -137,6 +139,7 @@ class Board:
                     mark="*" if is_best else "",
                     width=width,
                     values=self._values_of(lineage.last),
+                    of_search=self.what == "trials",
                 )
             )
         self._best = best.origin if best else self._best

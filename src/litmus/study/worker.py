@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -30,7 +30,6 @@ from litmus.study.ledger import (
     EPOCHS,
     LOST,
     ORIGIN,
-    REASON,
     RUN_UID,
     SECONDS,
     SHA,
@@ -459,6 +458,3 @@ def _epitaph(exitcode: int | None) -> str:
         return f"killed: its process ended by {name}{memory}"
     return f"error: its process ended with exit code {exitcode}, and no word"
 
-
-def _facts(trial: FrozenTrial) -> Mapping[str, Any]:
-    return {"reason": trial.user_attrs.get(REASON, "")}
