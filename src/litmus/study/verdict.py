@@ -240,8 +240,8 @@ def front_sentence(metrics: Sequence[str], front: Sequence[tuple[str, Sequence[f
     if len(front) == 1:
         return f"{end(front[0])} is best of {finished} finished trials in {' and '.join(metrics)} alike"
     return (
-        f"{len(front)} of {finished} finished trials are on the Pareto front, from {end(front[0])} to {end(front[-1])}: "
-        "which is best is a choice between them"
+        f"{len(front)} of {finished} finished trials are on the Pareto front, from {end(front[0])} to {end(front[-1])}"
+        ": which is best is a choice between them"
     )
 
 
