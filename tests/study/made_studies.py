@@ -38,7 +38,7 @@ def make_study(num_trials=60, *, seed=0, workers=3, with_time=False):
         }
         if number == CONTINUED:
             params, distributions = study.trials[LOST].params, study.trials[LOST].distributions
-            attrs |= {"litmus.origin": LOST, "litmus.attempt": 1}
+            attrs |= {"litmus.origin": LOST, "litmus.attempt": 2}
         epochs = np.arange(NUM_EPOCHS)
         curve = value + (0.9 - value) * np.exp(-epochs / 4) + random.normal(0, 0.004, NUM_EPOCHS)
         curve = np.clip([*curve[:-1], value], 0.01, 0.9)

@@ -247,7 +247,7 @@ def test_csv_has_a_row_for_each_logical_trial_under_dotted_keys(study):
     by_number = {int(row["trial"]): row for row in rows}
     assert not {LOST, DUPLICATE} & set(by_number)
     continued = by_number[CONTINUED]
-    assert (continued["origin"], continued["attempt"], continued["run_uid"]) == (str(LOST), "1", f"u{CONTINUED:04d}")
+    assert (continued["origin"], continued["attempt"], continued["run_uid"]) == (str(LOST), "2", f"u{CONTINUED:04d}")
     best = by_number[study.best_trial.number]
     assert float(best["val/err"]) == study.best_value  # to the last digit
     assert float(best["optim.lr"]) == study.best_params[f"optim.lr[optim.name={best['optim.name']}]"]

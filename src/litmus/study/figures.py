@@ -129,6 +129,11 @@ def logical(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def worker_name(worker: str) -> str:
+    """``host/2`` of what ``litmus.worker`` holds: the rest tells processes apart, not people."""
+    return worker.partition("|")[0]
+
+
 def origin_of(trial: FrozenTrial) -> int:
     """Number of the first trial of its lineage."""
     return int(trial.user_attrs.get("litmus.origin", trial.number))
@@ -994,7 +999,7 @@ def _lanes(ran: Sequence[FrozenTrial], end: datetime.datetime) -> dict[str, list
     workers: dict[str, list[FrozenTrial]] = {}
     for trial in sorted(ran, key=lambda t: (t.datetime_start, t.number)):
         name = trial.user_attrs.get("litmus.worker")
-        workers.setdefault("unnamed worker" if name is None else str(name), []).append(trial)
+        workers.setdefault("unnamed worker" if name is None else worker_name(str(name)), []).append(trial)
     found = {}
     for name in sorted(workers, key=_natural):
         lanes: list[list[FrozenTrial]] = []

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from litmus.config import RunConfig, dump_config, parse_config, to_dict
 from litmus.errors import Refused
-from litmus.study.figures import WORDS, dotted_values, logical, origin_of, parse_name
+from litmus.study.figures import WORDS, dotted_values, logical, origin_of, parse_name, worker_name
 from litmus.study.verdict import Candidate, Direction, Range, compare, interval
 from litmus.tracking.masking import mask_secrets
 
@@ -149,9 +149,9 @@ def trials_csv(trials: Sequence[FrozenTrial], objectives: Sequence[str] = ("valu
                 attrs.get("litmus.epochs", ""),
                 _seconds(trial),
                 origin_of(trial),
-                attrs.get("litmus.attempt", 0),
+                attrs.get("litmus.attempt", 1),
                 attrs.get("litmus.run_uid", ""),
-                attrs.get("litmus.worker", ""),
+                worker_name(attrs.get("litmus.worker", "")),
                 _one_line(mask_secrets(str(attrs.get("litmus.fail_reason", "")))),
                 *(params.get(key, "") for key in keys),
             ]
@@ -463,9 +463,9 @@ def _trials_table(trials: Sequence[FrozenTrial], directions: Sequence[Direction]
     for trial, params in zip(rows, values, strict=True):
         attrs = trial.user_attrs
         cells: list[Any] = [trial.number, WORDS[trial.state], *_values(trial, len(names))]
-        cells += [attrs.get("litmus.epochs", ""), _seconds(trial), attrs.get("litmus.attempt", 0)]
+        cells += [attrs.get("litmus.epochs", ""), _seconds(trial), attrs.get("litmus.attempt", 1)]
         cells += [params.get(key, "") for key in keys]
-        cells += [attrs.get("litmus.worker", ""), mask_secrets(str(attrs.get("litmus.fail_reason", "")))]
+        cells += [worker_name(attrs.get("litmus.worker", "")), mask_secrets(str(attrs.get("litmus.fail_reason", "")))]
         tds = "".join(f"<td{_sort_key(cell)}>{_escaped(_short(cell))}</td>" for cell in cells)
         kinds = [
             WORDS[trial.state],

@@ -457,4 +457,3 @@ def _epitaph(exitcode: int | None) -> str:
         memory = "; the system does so when memory runs out" if name == "SIGKILL" else ""
         return f"killed: its process ended by {name}{memory}"
     return f"error: its process ended with exit code {exitcode}, and no word"
-
