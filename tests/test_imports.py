@@ -71,7 +71,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     },
     "study": {
         *("channel", "config", "devices", "diagnosis", "evaluation", "experiment", "launch"),
-        *("paths", "resume", "stopping", "tracking", "trained", "weights"),
+        *("paths", "ranks", "resume", "stopping", "tracking", "trained", "weights"),
     },
     "cli": {
         *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),

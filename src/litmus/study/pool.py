@@ -12,6 +12,7 @@ from multiprocessing import connection
 from typing import Any
 
 from litmus.errors import Problem, Refused
+from litmus.ranks import num_threads
 from litmus.study.stage import Stage
 from litmus.study.worker import CONTEXT, SAVE_SEC, Post, work, worker_log
 
@@ -63,7 +64,7 @@ def make_posts(
         problems.append(Problem("--workers", says, count))
     if problems:
         raise Refused(problems, source="litmus tune")
-    threads = max(1, cores // count)
+    threads = num_threads(os.environ, count)
     groups = [tuple(names[k : k + per_trial]) for k in range(0, len(names) - per_trial + 1, per_trial)] or [()]
     return [Post(k, groups[k % len(groups)], threads) for k in range(count)]
 
