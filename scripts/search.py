@@ -1,4 +1,4 @@
-"""Searching with and without pruning, beside random search at equal epochs, over paired study seeds. Writes docs/search.*.
+"""Searching with and without pruning, beside random search at equal epochs, over study seeds. Writes docs/search.*.
 
 python scripts/search.py [--home mlruns] [--out docs] [--only digits|fashion] [--report]
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -118,6 +120,129 @@ def epochs_to(rows: list[list[float]], error: float) -> float | None:
     return None
 
 
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def budget_of(arms: dict[str, Any], seed: str) -> float:
+    """Epochs of random search, or of the arm that spent least: what all are compared at."""
+    return min(sum(row[0] for row in rows[seed]) for rows in arms.values())
+
+
+def paired(arms: dict[str, Any]) -> list[str]:
+    """Seeds that every arm has run."""
+    return sorted(set.intersection(*(set(rows) for rows in arms.values())), key=int)
+
+
+def table_of(key: str, arms: dict[str, Any]) -> list[str]:
+    from litmus.study.verdict import compare, interval
+
+    seeds = paired(arms)
+    reference = next(iter(ARMS))
+    at = {seed: budget_of(arms, seed) for seed in seeds}
+    best = {arm: [best_within(arms[arm][seed], at[seed])[0] for seed in seeds] for arm in ARMS}
+    lines = [
+        "| arm | trials in the budget | best val/err, mean over seeds (95%) | against random search, points (95%) | "
+        "lower on | epochs until as good as random search's best |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        trials = [best_within(arms[arm][seed], at[seed])[1] for seed in seeds]
+        mean, low, high = interval(best[arm])
+        against = compare(best[reference], best[arm], direction="minimize")
+        words = (
+            ""
+            if arm == reference
+            else f"{-100 * against.difference:+.2f} ({-100 * against.high:+.2f} to {-100 * against.low:+.2f})"
+        )
+        wins = "" if arm == reference else f"{against.better} of {against.of}"
+        parts = []
+        for seed, target in zip(seeds, best[reference], strict=True):
+            needed = epochs_to(arms[arm][seed], target)
+            parts.append(None if needed is None else needed / at[seed])
+        reached = sorted(part for part in parts if part is not None)
+        half = statistics.median([*reached, *[math.inf] * (len(parts) - len(reached))])
+        share = f"{half:.2f} of the budget" if math.isfinite(half) else "not within what was run"
+        lines.append(
+            f"| {arm} | {min(trials)} to {max(trials)} | {mean:.4f} ({low:.4f} to {high:.4f}) | {words} | {wins} | "
+            f"{share} (median; reached on {len(reached)} of {len(seeds)}) |"
+        )
+    return lines
+
+
+def pruning_of(arms: dict[str, Any]) -> list[str]:
+    """What Hyperband spends until it is as good as TPE without pruning, at TPE's whole budget."""
+    seeds, shares = paired(arms), []
+    for seed in seeds:
+        spent = sum(row[0] for row in arms["TPE"][seed])
+        target = best_curve(arms["TPE"][seed])[1][-1]
+        needed = epochs_to(arms["TPE + Hyperband"][seed], target)
+        shares.append(math.inf if needed is None else needed / spent)
+    told = ", ".join("not reached" if math.isinf(share) else f"{share:.2f}" for share in shares)
+    return [
+        f"TPE with Hyperband is as good as all of TPE's trials after these parts of TPE's epochs, a seed each: {told}."
+    ]
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    from litmus.diagnosis import style
+
+    colors = dict(zip(ARMS, (style.SOFT, style.ORANGE, style.BLUE), strict=True))
+    keys = [key for key in SETS if key in found]
+    figure = style.new_figure(4.6 * len(keys) + 0.6, 4.2)
+    for place, key in enumerate(keys):
+        arms, seeds = found[key], paired(found[key])
+        axes = style.add_axes(figure, 0.75 + 4.6 * place, 1.05, 3.6, 2.5)
+        end = min(budget_of(arms, seed) for seed in seeds)
+        grid = [end * (k + 1) / 120 for k in range(120)]
+        for arm in ARMS:
+            curves = [[best_within(arms[arm][seed], spent)[0] for spent in grid] for seed in seeds]
+            for curve in curves:
+                axes.plot(grid, curve, color=colors[arm], linewidth=0.6, alpha=0.35, drawstyle="steps-post")
+            middle = [statistics.mean(values) for values in zip(*curves, strict=True)]
+            axes.plot(grid, middle, color=colors[arm], linewidth=2.2, label=arm, drawstyle="steps-post")
+        finals = [best_within(arms[arm][seed], end)[0] for arm in ARMS for seed in seeds]
+        axes.set_ylim(min(finals) * 0.85, max(finals) * 2.2)
+        axes.set_xlim(0, end)
+        style.name_axes(axes, "epochs trained, over all trials", "lowest validation error (rate)" if not place else "")
+        style.write(axes, 0.02, 1.03, SETS[key]["title"], size=9, transform=axes.transAxes)
+        if not place:
+            axes.legend(frameon=False, fontsize=8, loc="upper right")
+    seeds = paired(found[keys[0]])
+    style.write_title(
+        figure,
+        "What a search finds for its epochs",
+        f"best complete trial so far; thick: mean of {len(seeds)} study seeds, thin: each of them",
+    )
+    style.save(figure, path)
+
+
+def report(found: dict[str, Any], out: Path) -> None:
+    lines = [
+        "# Searching: what TPE and Hyperband are worth beside random search",
+        "",
+        "Written by `python scripts/search.py`; every trial's numbers are in `search.json`.",
+        "",
+        "![Lowest validation error against epochs](search.png)",
+        "",
+        f"Five study seeds an arm, one space (l2_lambda, keep_prob, optimizer, rate by optimizer), and the base config "
+        f"as trial 0. Random search and TPE train {TRIALS} trials to the end; TPE with Hyperband gets the same epochs. "
+        "Values are those the search saw: a search's best is best partly by luck, which `litmus tune` corrects by "
+        "training the winners again.",
+    ]
+    for key, arms in found.items():
+        seeds = paired(arms)
+        budgets = [budget_of(arms, seed) for seed in seeds]
+        lines += ["", f"## {SETS[key]['title']}", ""]
+        lines += [
+            f"{SETS[key]['epochs']} epochs a full trial; compared at {min(budgets):g} to {max(budgets):g} epochs.",
+            "",
+        ]
+        lines += table_of(key, arms)
+        lines += ["", *pruning_of(arms)]
+    (out / "search.md").write_text("\n".join(lines) + "\n")
+    draw(found, out / "search.png")
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--home", default="mlruns", help="folder for the studies and their runs")
@@ -126,11 +251,11 @@ def main() -> None:
     words.add_argument("--report", action="store_true", help="run nothing")
     given = words.parse_args()
     out, home = Path(given.out), Path(given.home)
+    place = out / "search.json"
     if not given.report:
         for seed in SEEDS:
             for key in [given.only] if given.only else SETS:
                 for arm in ARMS:
-                    place = out / f"search-{key}.json" if given.only else out / "search.json"
                     found = json.loads(place.read_text()) if place.exists() else {}
                     if found.get(key, {}).get(arm, {}).get(str(seed)):
                         continue
@@ -138,7 +263,10 @@ def main() -> None:
                     found.setdefault(key, {}).setdefault(arm, {})[str(seed)] = rows
                     place.write_text(json.dumps(found, indent=None, separators=(",", ":")) + "\n")
                     epochs = sum(row[0] for row in rows)
-                    print(f"{key} {arm} {seed}: {len(rows)} trials, {epochs:g} epochs, best {best_curve(rows)[1][-1]:.4f}")
+                    print(
+                        f"{key} {arm} {seed}: {len(rows)} trials, {epochs:g} epochs, best {best_curve(rows)[1][-1]:.4f}"
+                    )
+    report(json.loads(place.read_text()), out)
 
 
 if __name__ == "__main__":

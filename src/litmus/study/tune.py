@@ -361,7 +361,8 @@ class Conductor:
         self.keeper.draw(wait=True, verdict=told, candidates=candidates)
         if self.keeper.run is not None:
             self.keeper.run.log_text("\n".join(told) + "\n", "verdict.txt")
-            self.keeper.run.set_tags({"litmus.verdict": told[0] if told else ""})
+            about = winner.name if winner is not None else "nothing"
+            self.keeper.run.set_tags({"litmus.verdict": next((one for one in told if one.startswith(about)), "")})
         page, best_yaml = self._page(), self._artifact(BEST_CONFIG)
         self.keeper.finish("FINISHED")
         self._wait_sent()
