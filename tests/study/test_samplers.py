@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from litmus.config.study import parse_study, trial_config
-from litmus.study.samplers import make_pruner, make_sampler
+from litmus.study.samplers import Divergent, make_pruner, make_sampler
 from litmus.study.space import Space
 
 FLAT = {
@@ -264,3 +264,46 @@ def test_hyperband_knows_the_length_of_a_training_before_any_has_ended():
 def test_a_pruner_has_no_say_where_trials_are_compared_by_two_numbers():
     study = study_of(FLAT, objective=["val/err", "val/loss"])
     assert isinstance(make_pruner(study, workers=1, num_reports=9), optuna.pruners.NopPruner)
+
+
+def test_tpe_is_shown_what_diverged_and_leaves_that_region():
+    """FAIL trials are nothing to TPE: it would go on where every training ends in NaN."""
+
+    def propose(divergent: bool) -> float:
+        study = optuna.create_study()
+        rate = optuna.distributions.FloatDistribution(1e-3, 1.0, log=True)
+        for k in range(12):  # the better the higher, until it diverges
+            value = 10 ** (-3 + 2.4 * k / 12)
+            study.add_trial(optuna.create_trial(params={"lr": value}, distributions={"lr": rate}, value=1 - 0.05 * k))
+        for k in range(12):
+            attrs = {"litmus.fail_reason": "not finite: the loss of step 8"} if divergent else {}
+            study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.FAIL, params={"lr": 0.5 + k / 30}, distributions={"lr": rate}, user_attrs=attrs
+                )
+            )
+        drawn = []
+        for seed in range(20):
+            study.sampler = Divergent(optuna.samplers.TPESampler(seed=seed, n_startup_trials=5))
+            drawn.append(study.ask({"lr": rate}).params["lr"])
+        return sum(value > 0.4 for value in drawn) / len(drawn)
+
+    ignored, shown = propose(divergent=False), propose(divergent=True)
+    assert ignored >= 0.2
+    assert shown <= ignored / 4
+
+
+def test_what_diverged_stays_as_it_is_in_the_study():
+    study = optuna.create_study()
+    rate = optuna.distributions.FloatDistribution(0, 1)
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.FAIL,
+            params={"lr": 0.5},
+            distributions={"lr": rate},
+            user_attrs={"litmus.fail_reason": "not finite: the objective is nan"},
+        )
+    )
+    study.sampler = Divergent(optuna.samplers.TPESampler(seed=0, n_startup_trials=0))
+    study.ask({"lr": rate})
+    assert study.trials[0].state == TrialState.FAIL

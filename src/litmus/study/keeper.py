@@ -131,8 +131,14 @@ class Keeper:
 
     # --- pictures
 
-    def draw(self, *, wait: bool, verdict: Sequence[str] = (), candidates: Sequence[Any] = ()) -> list[Path]:
-        """Have pictures, page and table made from the storage; with ``wait``, their paths."""
+    def draw(
+        self, *, wait: bool, verdict: Sequence[str] = (), candidates: Sequence[Any] = (), winner: int | None = None
+    ) -> list[Path]:
+        """Have pictures, page, table and the best config made from the storage; with ``wait``, their paths.
+
+        Args:
+            winner: the trial that was confirmed; else the best so far.
+        """
         if self.run is None:
             return []
         if self._drawing is not None:
@@ -140,7 +146,7 @@ class Keeper:
             self._collect()
         self._drawn_at = time.monotonic()
         folder = Path(self.run.dir) / "study"
-        args = (self.stage, folder, list(self.head), list(verdict), list(candidates))
+        args = (self.stage, folder, list(self.head), list(verdict), list(candidates), winner)
         self._drawing = CONTEXT.Process(target=draw_study, args=args, name="litmus-pictures")
         self._drawing.start()
         if not wait:
@@ -185,7 +191,12 @@ def epochs_of(lineage: Lineage) -> float:
 
 
 def draw_study(
-    stage: Stage, folder: Path, head: Sequence[str], verdict: Sequence[str], candidates: Sequence[Any]
+    stage: Stage,
+    folder: Path,
+    head: Sequence[str],
+    verdict: Sequence[str],
+    candidates: Sequence[Any],
+    winner: int | None,
 ) -> None:
     """In a process of its own: everything that can be looked at of a study, into ``folder``."""
     import warnings
@@ -232,12 +243,12 @@ def draw_study(
     )
     (folder / TABLE).write_text(report.trials_csv(trials, config.objective))
     known = stage.ledger(study, storage).lineages()
-    best = best_of(known, stage.directions[0])
+    best = best_of(known, stage.directions[0]) if winner is None else known[winner]
     if best is not None:
-        values = stage.space.values_of(best.last.params)
-        text = report.best_yaml(
-            trial_config(config, values),
-            f"litmus fit {BEST_CONFIG}",
-            [f"The best of study {config.name}: trial {best.origin}, {config.objective[0]} {best.last.values[0]:.4f}"],
-        )
-        (folder / BEST_CONFIG).write_text(text)
+        config_of = trial_config(config, stage.space.values_of(best.last.params))
+        who = "the base config" if best.origin == 0 else f"trial {best.origin}"
+        how = "so far" if not verdict else "confirmed on fresh seeds" if candidates else "in the search"
+        lines = [
+            f"The best of study {config.name}, {how}: {who}, {config.objective[0]} {best.last.values[0]:.4f} there"
+        ]
+        (folder / BEST_CONFIG).write_text(report.best_yaml(config_of, f"litmus fit {BEST_CONFIG}", lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def make_sampler(study: StudyConfig, space: Space, *, seed: int) -> BaseSampler:
                 given["group"] = space.conditional and given["multivariate"] is not False
             if given["multivariate"] is None and given["group"]:
                 given["multivariate"] = True
-            sampler = optuna.samplers.TPESampler(seed=seed, **given)
+            sampler = Divergent(optuna.samplers.TPESampler(seed=seed, **given))
         elif name == "gp":
             sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False, **given)
         elif name == "cmaes":
@@ -92,6 +93,68 @@ class PatientPruner(optuna.pruners.BasePruner):
             return False
         before, lately = min(values[: -self.patience]), min(values[-self.patience :])
         return not lately < before - self.min_delta and self.inner.prune(study, trial)
+
+
+class Divergent(BaseSampler):
+    """Shows TPE the trainings that diverged, as the worst of all trials; all else is the inner sampler's.
+
+    A trial whose loss was no number is FAIL, and TPE knows nothing of those: it proposes the same rate again, and again
+    (on Fashion-MNIST: 7 of 9 trials in a row at rates of 0.65 to 0.95). A pruned trial without any report is one that
+    it ranks below all others.
+    """
+
+    def __init__(self, inner: BaseSampler):
+        self.inner = inner
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.inner.infer_relative_search_space(_with_divergent(study), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.inner.sample_relative(_with_divergent(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self.inner.sample_independent(_with_divergent(study), trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        self.inner.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+
+def _with_divergent(study: optuna.Study) -> optuna.Study:
+    """The same study, but that its divergent trials read as pruned before their first report."""
+    kind = type(study)
+
+    def get_trials(self: Any, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
+        trials = [_as_pruned(trial) for trial in kind._get_trials(self, deepcopy, None, use_cache)]
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    shown: optuna.Study = object.__new__(type(kind.__name__, (kind,), {"_get_trials": get_trials}))
+    object.__setattr__(shown, "__dict__", object.__getattribute__(study, "__dict__"))
+    return shown
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    if trial.state != TrialState.FAIL or not is_divergent(trial) or not trial.params:
+        return trial
+    seen = copy.copy(trial)
+    seen.state, seen.intermediate_values = TrialState.PRUNED, {}
+    return seen
+
+
+def is_divergent(trial: FrozenTrial) -> bool:
+    """Whether it failed because a loss, a gradient or its objective was no number."""
+    return str(trial.user_attrs.get("litmus.fail_reason", "")).startswith("not finite")
 
 
 class EvenSampler(BaseSampler):

@@ -347,6 +347,7 @@ class Conductor:
             tested, directories = confirm.test(stage, runs)
             for directory in directories:
                 self._follow(directory)
+        winning = known[origin] if best is not None else None
         weights = report.importances(study)
         told = verdict(
             self.config.objective[0],
@@ -354,11 +355,11 @@ class Conductor:
             candidates,
             importances=weights,
             finished=len(complete),
-            ranges=report.ranges(best.last, report.allowed_in(self.base)) if best else (),
+            ranges=report.ranges(winning.last, report.allowed_in(self.base)) if winning else (),
             searched=stage.space.values_of(best.last.params) if best else None,
             tested=tested,
         )
-        self.keeper.draw(wait=True, verdict=told, candidates=candidates)
+        self.keeper.draw(wait=True, verdict=told, candidates=candidates, winner=winning.origin if winning else None)
         if self.keeper.run is not None:
             self.keeper.run.log_text("\n".join(told) + "\n", "verdict.txt")
             about = winner.name if winner is not None else "nothing"
@@ -390,7 +391,7 @@ class Conductor:
             values = "  ".join(
                 f"{key}={_short(value)}" for key, value in stage.space.values_of(best.last.params).items()
             )
-            lines.append(f"best     trial {best.origin}: {name} {best.last.values[0]:.4f}  {values}")
+            lines.append(f"best     trial {best.origin}: {name} {best.last.values[0]:.4f} in the search  {values}")
         for one in candidates:
             scores = " ".join(f"{score:.4f}" for score in one.scores)
             mark = "  <- the winner" if winner is not None and one.name == winner.name else ""

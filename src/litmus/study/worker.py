@@ -124,7 +124,9 @@ class Worker:
         self.storage = self.patient(
             lambda: open_storage(stage.place, heartbeat_sec=study.heartbeat_sec, grace_sec=study.grace_sec)
         )
-        self.study = self.patient(lambda: optuna.load_study(study_name=stage.study_name, storage=self.storage))
+        self.study = self.patient(
+            lambda: optuna.load_study(study_name=stage.study_name, storage=self.storage, pruner=stage.pruner())
+        )
         self.ledger = stage.ledger(self.study, self.storage)
         self._beaten_at = 0.0
         self._duplicates = 0
