@@ -65,7 +65,23 @@ def test_names_are_taken_apart_into_key_branch_and_switch():
     assert parse_name("optim.lr") == Key("optim.lr")
     assert parse_name("optim.lr[optim.name=adam]") == Key("optim.lr", "optim.name=adam")
     assert parse_name("optim.l2_lambda=0") == Key("optim.l2_lambda", "", "0")
-    assert parse_name("optim.l2_lambda=0[optim.name=adam]") == Key("optim.l2_lambda", "optim.name=adam", "0")
+    assert parse_name("optim.l2_lambda[optim.name=adam]=0") == Key("optim.l2_lambda", "optim.name=adam", "0")
+    assert parse_name("a.b[c.d=x|y,e=1]=[1, 2]") == Key("a.b", "c.d=x|y,e=1", "[1, 2]")
+    assert parse_name("a.b[c=[1]]") == Key("a.b", "c=[1]")
+
+
+def test_names_are_those_that_a_space_gives():
+    from litmus.config.study import ParameterConfig
+    from litmus.study.branch import Branch, condition_text
+
+    entry = ParameterConfig(
+        **{"low": 0.01, "high": 1000, "log": True, "or": None, "when": {"optim.name": ["adam", "sgd"]}}
+    )
+    name = f"optim.l2_lambda[{condition_text(entry.conditions)}]"
+    branch = Branch("optim.l2_lambda", entry, name, False)
+    assert parse_name(branch.name) == Key("optim.l2_lambda", "optim.name=adam|sgd")
+    assert parse_name(branch.switch) == Key("optim.l2_lambda", "optim.name=adam|sgd", "null")
+    assert dotted_values(branch.params(None)) == {"optim.l2_lambda": branch.entry.also}
 
 
 def test_values_come_under_dotted_keys_with_the_switch_carried_out():
@@ -170,7 +186,7 @@ def test_slices_place_logarithmic_ranges_on_logarithms_and_zero_beside(study, dr
     figure = drawn(figures.slices, view_of(study, importances=SHARES))
     assert len(figure.axes) == 5
     scale = figures._scales(view_of(study), figures._rows(view_of(study), 0))["optim.l2_lambda"]
-    assert (scale.log, scale.zero, scale.place(0), scale.place(0.01), scale.place(1000)) == (True, True, 0, 0.12, 1)
+    assert (scale.log, scale.beside, scale.place(0), scale.place(0.01), scale.place(1000)) == (True, 0, 0, 0.12, 1)
     assert scale.place(math.sqrt(10)) == pytest.approx(0.56)  # the middle of 0.01..1000, on 0.12..1
     off = [trial for trial in study.trials if trial.params["optim.l2_lambda=0"] and trial.state == TrialState.COMPLETE]
     points = np.asarray(figure.axes[1].collections[0].get_offsets())
@@ -298,6 +314,15 @@ STATES = {
     ),
     "odd categories": small(
         15, lambda i: ({"c": ODD.choices[i % 5], "d": i % 2}, {"c": ODD, "d": IntDistribution(0, 1)}, [i])
+    ),
+    "null beside a range": small(
+        15,
+        lambda i: (
+            {"clip=null": i % 3 == 0} | ({} if i % 3 == 0 else {"clip": 0.1 + i}),
+            {"clip=null": CategoricalDistribution([False, True])}
+            | ({} if i % 3 == 0 else {"clip": FloatDistribution(0.1, 20)}),
+            [float(i)],
+        ),
     ),
     "never together": small(
         12,

@@ -7,6 +7,7 @@ Parameters are drawn under their dotted keys: ``optim.lr[optim.name=adam]`` is t
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -94,13 +95,9 @@ class Drawn(NamedTuple):
 
 
 def parse_name(name: str) -> Key:
-    """``optim.lr[optim.name=adam]`` and ``optim.l2_lambda=0`` taken apart; any other name is its own key."""
-    dotted, _, branch = name.partition("[")
-    if branch.endswith("]"):
-        inner = parse_name(dotted)
-        return Key(inner.dotted, branch[:-1], inner.switch)
-    switch = re.fullmatch(r"([^=]+)=([^=]+)", name)
-    return Key(switch[1], "", switch[2]) if switch else Key(name)
+    """``optim.lr[optim.name=adam]``, ``optim.l2_lambda=0`` and ``optim.l2_lambda[optim.name=adam]=0``, taken apart."""
+    found = re.fullmatch(r"([^\[=]+)(?:\[(.*?)\])?(?:=(.+))?", name)
+    return Key(found[1], found[2] or "", found[3] or "") if found else Key(name)
 
 
 def dotted_values(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +108,7 @@ def dotted_values(params: Mapping[str, Any]) -> dict[str, Any]:
         if not key.switch:
             values.setdefault(key.dotted, value)
         elif value:
-            values[key.dotted] = _number_or_text(key.switch)
+            values[key.dotted] = _value_of(key.switch)
     return values
 
 
@@ -343,7 +340,10 @@ def parallel(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
     values = np.array([value for _, _, value in rows])
     value_scale = _value_scale(values, metric)
     heights = np.array(
-        [[*(scales[key].place(params.get(key)) for key in keys), value_scale.place(value)] for _, params, value in rows]
+        [
+            [*(scales[key].place(params.get(key, _NONE)) for key in keys), value_scale.place(value)]
+            for _, params, value in rows
+        ]
     )
     order = np.argsort(-better * values, kind="stable")  # the best are drawn last
     norm, cmap = _colors(values, better)
@@ -409,7 +409,7 @@ def slices(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
         _grid(axes)
         if i % columns:
             axes.tick_params(labelleft=False)
-        places = np.array([scale.place(params.get(key)) for _, params, _ in rows])
+        places = np.array([scale.place(params.get(key, _NONE)) for _, params, _ in rows])
         shifted = places + (random.uniform(-0.16, 0.16, len(places)) * scale.step if scale.step else 0)
         axes.set_xlim(
             -0.06 if not scale.step else -scale.step / 2 - 0.02, 1.06 if not scale.step else 1.02 + scale.step / 2
@@ -648,6 +648,7 @@ PER_STUDY: dict[str, Callable[..., Path]] = {"importances": importances, "timeli
 # Scales of parameters
 
 _ABSENT = -0.1  # where a parameter that a trial did not have is drawn
+_NONE: Any = object()  # the value of a parameter that a trial did not have: null is one that it may have
 
 
 @dataclass(frozen=True)
@@ -659,8 +660,8 @@ class ParameterScale:
     high: float = 1.0
     log: bool = False
     choices: tuple[Any, ...] = ()
-    zero: bool = False
-    """A logarithmic range with a 0 beside it, at place 0; the range begins at 0.12."""
+    beside: Any = _NONE
+    """What the range cannot hold, the 0 beside a logarithmic one or null: at place 0, the range begins at 0.12."""
 
     @property
     def step(self) -> float:
@@ -668,55 +669,55 @@ class ParameterScale:
         return 1 / max(len(self.choices) - 1, 1) if self.kind == "category" else 0.0
 
     def place(self, value: Any) -> float:
-        if value is None and not (self.kind == "category" and None in self.choices):
+        if value is _NONE:
             return _ABSENT
         if self.kind == "category":
             where = next((i for i, one in enumerate(self.choices) if one == value and type(one) is type(value)), None)
             return _ABSENT if where is None else 0.5 if len(self.choices) == 1 else where * self.step
-        if self.zero and value == 0:
-            return 0.0
-        begin = 0.12 if self.zero else 0.0
+        if not self.holds(value):
+            return 0.0 if self.beside is not _NONE else _ABSENT
+        begin = 0.12 if self.beside is not _NONE else 0.0
         if self.high <= self.low:
             return (1 + begin) / 2
-        if self.log and value <= 0:
-            return _ABSENT
         scale = math.log if self.log else float
         return begin + (1 - begin) * (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def holds(self, value: Any) -> bool:
+        """Whether a range of this kind can have this value."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and (value > 0 or not self.log)
 
     def ticks(self, most: int = 4) -> list[tuple[float, str]]:
         if self.kind == "category":
             every = -(-len(self.choices) // max(most, 8))
             return [(self.place(one), _text(one)) for one in self.choices[::every]]
-        zero = [(0.0, "0")] if self.zero else []
-        return zero + [(self.place(at), _short_number(at)) for at in _nice(self.low, self.high, self.log, most)]
+        beside = [(0.0, _text(self.beside))] if self.beside is not _NONE else []
+        return beside + [(self.place(at), _short_number(at)) for at in _nice(self.low, self.high, self.log, most)]
 
     def text(self, value: Any) -> str:
-        return _text(value) if self.kind == "category" else _short_number(float(value))
+        return _text(value) if self.kind == "category" or not self.holds(value) else _short_number(float(value))
 
 
 def _scales(view: StudyView, rows: Sequence[tuple[int, Mapping[str, Any], float]]) -> dict[str, ParameterScale]:
     """Of the parameters that finished trials had, most important first, ``MOST_AXES`` at most."""
     finished = {number for number, _, _ in rows}
     kinds: dict[str, list[Any]] = {}
-    zeros = set()
     for trial in view.trials:
         if trial.number in finished:
             for name, distribution in trial.distributions.items():
                 key = parse_name(name)
-                if key.switch:
-                    zeros.add(key.dotted)
-                elif distribution not in kinds.setdefault(key.dotted, []):
+                if not key.switch and distribution not in kinds.setdefault(key.dotted, []):
                     kinds[key.dotted].append(distribution)
     scales = {}
     for dotted in sorted(kinds, key=lambda one: (-view.importances.get(one, 0.0), one)):
         present = [params[dotted] for _, params, _ in rows if dotted in params]
-        scale = _scale_of(kinds[dotted], present, dotted in zeros)
+        scale = _scale_of(kinds[dotted], present)
         if scale.high > scale.low or len(scale.choices) > 1:
             scales[dotted] = scale
     return dict(list(scales.items())[:MOST_AXES])
 
 
-def _scale_of(distributions: Sequence[Any], present: Sequence[Any], zero: bool) -> ParameterScale:
+def _scale_of(distributions: Sequence[Any], present: Sequence[Any]) -> ParameterScale:
     if any(isinstance(one, CategoricalDistribution) for one in distributions):
         choices: list[Any] = []
         for one in distributions:
@@ -728,10 +729,10 @@ def _scale_of(distributions: Sequence[Any], present: Sequence[Any], zero: bool) 
         return ParameterScale("category", choices=tuple(choices), high=0.0)
     log = all(one.log for one in distributions)
     low, high = min(one.low for one in distributions), max(one.high for one in distributions)
-    beyond = [value for value in present if math.isfinite(value) and (value > 0 or not log)]  # an enqueued base
-    return ParameterScale(
-        "number", float(min([low, *beyond])), float(max([high, *beyond])), log, zero=log and (zero or 0 in present)
-    )
+    plain = ParameterScale("number", log=log)
+    held = [value for value in present if plain.holds(value)]  # an enqueued base may lie outside
+    beside = next((value for value in present if not plain.holds(value)), _NONE)
+    return ParameterScale("number", float(min([low, *held])), float(max([high, *held])), log, beside=beside)
 
 
 def _nice(low: float, high: float, log: bool, most: int) -> list[float]:
@@ -753,16 +754,17 @@ def _short_number(value: float) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool | list):
+        return style.legible(json.dumps(value))
     return style.legible(_short_number(value) if isinstance(value, float) else str(value))
 
 
-def _number_or_text(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value_of(text: str) -> Any:
+    """A switch's value from its name, where it stands as YAML writes it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _name_branches(axes: Axes, branches: Mapping[str, str], inches: float) -> None:

@@ -153,7 +153,7 @@ def trials_csv(trials: Sequence[FrozenTrial], objectives: Sequence[str] = ("valu
                 attrs.get("litmus.run_uid", ""),
                 worker_name(attrs.get("litmus.worker", "")),
                 _one_line(mask_secrets(str(attrs.get("litmus.fail_reason", "")))),
-                *(params.get(key, "") for key in keys),
+                *(_param(params, key) for key in keys),
             ]
         )
     return out.getvalue()
@@ -464,7 +464,7 @@ def _trials_table(trials: Sequence[FrozenTrial], directions: Sequence[Direction]
         attrs = trial.user_attrs
         cells: list[Any] = [trial.number, WORDS[trial.state], *_values(trial, len(names))]
         cells += [attrs.get("litmus.epochs", ""), _seconds(trial), attrs.get("litmus.attempt", 1)]
-        cells += [params.get(key, "") for key in keys]
+        cells += [_param(params, key) for key in keys]
         cells += [worker_name(attrs.get("litmus.worker", "")), mask_secrets(str(attrs.get("litmus.fail_reason", "")))]
         tds = "".join(f"<td{_sort_key(cell)}>{_escaped(_short(cell))}</td>" for cell in cells)
         kinds = [
@@ -479,6 +479,12 @@ def _trials_table(trials: Sequence[FrozenTrial], directions: Sequence[Direction]
         f"<h2>Trials</h2><p class=note>{note}</p><div class=wide><table id=trials><thead><tr>{top}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _param(params: Mapping[str, Any], key: str) -> Any:
+    """Empty where a trial did not have it; null is a value."""
+    value = params.get(key, "")
+    return "null" if value is None else value
 
 
 def _sort_key(value: Any) -> str:
