@@ -6,7 +6,7 @@ The best of many trials is best partly by luck; that luck does not come twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def candidates(stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
     confirm, sign = stage.config.confirm, 1 if stage.directions[0] == "minimize" else -1
     complete = sorted(complete_of(known), key=lambda one: (sign * one.last.values[0], one.origin))
     if len(stage.directions) > 1:
-        complete = _front(complete, 1 if stage.directions[1] == "minimize" else -1)
+        complete = pareto(stage, known)
     seen: set[str] = set()
     groups: dict[Any, list[Lineage]] = {}
     for one in complete:
@@ -51,11 +51,15 @@ def complete_of(known: Mapping[int, Lineage]) -> list[Lineage]:
     return [one for one in known.values() if one.state == "finished" and one.last.state == TrialState.COMPLETE]
 
 
-def _front(by_first: Iterable[Lineage], sign: int) -> list[Lineage]:
-    """Of trials in the order of the first objective: those better in the second than all before them."""
+def pareto(stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
+    """Of two objectives: the trials that no other beats in one without losing in the other, the best in the first
+    one first."""
+    first, second = (1 if direction == "minimize" else -1 for direction in stage.directions)
     front: list[Lineage] = []
-    for one in by_first:
-        if not front or sign * one.last.values[1] < sign * front[-1].last.values[1]:
+    for one in sorted(
+        complete_of(known), key=lambda one: (first * one.last.values[0], second * one.last.values[1], one.origin)
+    ):
+        if not front or second * one.last.values[1] < second * front[-1].last.values[1]:
             front.append(one)
     return front
 

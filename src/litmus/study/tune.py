@@ -33,7 +33,7 @@ from litmus.study.pool import Pool, make_posts
 from litmus.study.space import check_study
 from litmus.study.stage import CANDIDATE, SEED, Confirmation, Stage
 from litmus.study.storage import Place, Storage, is_away, open_storage, patiently, place_of
-from litmus.study.verdict import Candidate, OnTest, choose, verdict
+from litmus.study.verdict import Candidate, OnTest, Range, choose, front_sentence, verdict
 from litmus.study.worker import CONTEXT, Post
 
 Say = Callable[[str], None]
@@ -355,10 +355,13 @@ class Conductor:
             candidates,
             importances=weights,
             finished=len(complete),
-            ranges=report.ranges(winning.last, report.allowed_in(self.base)) if winning else (),
+            ranges=self._ranges(stage, winning) if winning else (),
             searched=stage.space.values_of(best.last.params) if best else None,
             tested=tested,
         )
+        if len(self.config.objective) > 1:
+            front = [(confirm.name_of(one.origin), one.last.values) for one in confirm.pareto(stage, known)]
+            told.insert(0, front_sentence(self.config.objective, front, len(complete)))
         self.keeper.draw(wait=True, verdict=told, candidates=candidates, winner=winning.origin if winning else None)
         if self.keeper.run is not None:
             self.keeper.run.log_text("\n".join(told) + "\n", "verdict.txt")
@@ -369,6 +372,13 @@ class Conductor:
         self._wait_sent()
         self.say("\n".join(self._last_lines(stage, known, best, winner, candidates, told, page, best_yaml)))
         return 0
+
+    def _ranges(self, stage: Stage, winning: Lineage) -> list[Range]:
+        from litmus.config.study import trial_config
+        from litmus.study import report
+
+        config = trial_config(self.config, stage.space.values_of(winning.last.params))
+        return report.ranges(winning.last, report.allowed_in(config))
 
     def _last_lines(
         self,
