@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SEEDS = range(5)
-TRIALS, MOST = 60, 240
+TRIALS, MOST = 60, 110
 """Trials of the arms without pruning; of the one with, the most that its budget could hold."""
 SPACE = """\
   optim.l2_lambda: {low: 0.01, high: 1000, log: true, or: 0}
