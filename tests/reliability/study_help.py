@@ -339,8 +339,11 @@ def account(bench: Bench) -> dict[str, Any]:
     }
 
 
-def wrongs(bench: Bench, *, allow: str = "killed: ") -> list[str]:
-    """What is not as it must be once a study has ended; trials may have failed of ``allow`` alone."""
+def wrongs(bench: Bench, *, allow: str = "killed: ", runs: bool = True) -> list[str]:
+    """What is not as it must be once a study has ended; trials may have failed of ``allow`` alone.
+
+    ``runs``: look into the run directories, too.
+    """
     found, facts = [], account(bench)
     if facts["states"]["finished"] != bench.stage.n_trials:
         found.append(f"{facts['states']['finished']} finished of {bench.stage.n_trials}")
@@ -349,7 +352,7 @@ def wrongs(bench: Bench, *, allow: str = "killed: ") -> list[str]:
     found += [f"trial {origin} finished twice" for origin in facts["twice"]]
     found += [f"trial {n} failed: {why}" for n, why in facts["failed"].items() if not why.startswith(allow)]
     for lineage in facts["known"].values():
-        if lineage.state == "finished":
+        if runs and lineage.state == "finished":
             found += [f"trial {lineage.origin}: {one}" for one in wrongs_of_run(bench, lineage)]
     return found
 
