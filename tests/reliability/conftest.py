@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests.reliability import report
+from tests.study.conftest import _cluster, postgresql, server  # noqa: F401
 
 
 @pytest.fixture
