@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -243,3 +245,17 @@ def test_a_home_that_cannot_be_made_is_refused(here):
     (here / "file").touch()
     assert "home = " in refusal(None, "file/mlruns")
     assert os.listdir(here) == ["file"]
+
+
+def test_a_look_at_a_place_leaves_the_locks_of_this_process_alone(tmp_path):
+    place = place_of(None, tmp_path)
+    with closing(sqlite3.connect(place.database, isolation_level=None)) as held:
+        held.execute("PRAGMA journal_mode = WAL")
+        held.execute("CREATE TABLE version_info (n)")
+        place_of(None, tmp_path)
+        other = (
+            f"import sqlite3; db = sqlite3.connect({str(place.database)!r}); db.execute('SELECT * FROM version_info')"
+        )
+        subprocess.run([sys.executable, "-c", f"{other}; db.close()"], check=True)
+        # Had it taken itself for the last, it would have removed the log that we go on writing to.
+        assert place.database.with_name(f"{place.database.name}-wal").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -176,16 +177,18 @@ def _number(text: str | None) -> int:
 
 
 def _unwritable(database: Path) -> str:
-    """Why sqlite could not write there; tried, since permissions do not tell of read-only disks."""
+    """Why sqlite could not write there; tried in the folder, since permissions do not tell of read-only disks.
+
+    The file itself is never opened here: closing it would drop the locks of every connection that this process has to
+    it, and the next process to leave would delete the log with our trials in it.
+    """
     try:
         with tempfile.TemporaryFile(dir=database.parent):  # sqlite keeps its log beside the file
             pass
-        if database.exists():
-            with database.open("r+b"):
-                pass
     except OSError as error:
-        thing = database if error.filename == str(database) else database.parent
-        return f"cannot be written: {shown(thing)}: {error.strerror}"
+        return f"cannot be written: {shown(database.parent)}: {error.strerror}"
+    if database.exists() and not os.access(database, os.R_OK | os.W_OK):
+        return f"cannot be written: {shown(database)}: {os.strerror(errno.EACCES)}"
     return ""
 
 

@@ -300,8 +300,10 @@ class Conductor:
             code, says = 1, self.pool.problem
         elif len(row) >= self.config.max_failures:
             code, says = 1, f"{len(row)} trials in a row failed (max_failures), the last: {row[-1].reason}"
-        else:
+        elif self.config.time_limit_sec is not None:
             code, says = 0, f"time_limit_sec = {self.config.time_limit_sec:g} has passed"
+        else:
+            code, says = 1, f"the workers ended too early: see {shown((stage.folder / 'logs').absolute())}"
         self.keeper.draw(wait=True)
         page = self._page()
         self.keeper.finish("FINISHED" if code == 0 else "KILLED" if code > 128 else "FAILED", says)

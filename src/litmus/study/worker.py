@@ -167,8 +167,9 @@ class Worker:
         sampler = self.stage.sampler(seed_of(self.stage.config.seed, self.post.index, len(self.study.trials)))
         self.study.sampler = sampler
         trial = ask(self.study)
-        self.storage.record_heartbeat(trial._trial_id)
         self._beaten_at = time.monotonic()
+        with self.unless_away():  # asked once more, it would be another trial, and this one nobody's until it is stale
+            self.storage.record_heartbeat(trial._trial_id)
         return trial
 
     # --- one trial
