@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,14 @@ def processes_of(stage: Stage) -> dict[int, str]:
         except OSError:
             continue
     return found
+
+
+def forkservers(pid: int) -> list[int]:
+    """Children of the command that fork others."""
+    with suppress(psutil.Error):
+        children = psutil.Process(pid).children()
+        return [one.pid for one in children if "forkserver" in " ".join(one.cmdline())]
+    return []
 
 
 def processes_in(folder: Path) -> dict[int, str]:

@@ -4,9 +4,12 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import closing, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -91,14 +94,17 @@ def kill_at_random(tune, bench, *, kills, n_trials, seed):
             time.sleep(0.1)
             continue
         time.sleep(rng.uniform(0, 0.6))
-        kind = rng.choices(["worker", "training", "main"], [70, 20, 10])[0]
+        kind = rng.choices(["worker", "training", "main", "server"], [68, 20, 8, 4])[0]
         if kind == "main":
             tune.kill()
             killed[kind] += 1
             time.sleep(rng.uniform(0, 1))
             tune.start()
         else:
-            pids = [pid for pid, what in help_.processes_of(bench.stage).items() if what == kind]
+            if kind == "server":  # that all are forked from
+                pids = help_.forkservers(tune.process.pid)
+            else:
+                pids = [pid for pid, what in help_.processes_of(bench.stage).items() if what == kind]
             if not pids:
                 continue
             try:
@@ -167,7 +173,8 @@ def test_a_hundred_kills_lose_no_trial_of_two_hundred(database, url, tmp_path, f
     killed, facts, wrong = survive_kills(tmp_path, kills=100, n_trials=200, seed=5, url=url)
     figure(
         f"study_kills_{database}",
-        f"{killed['worker']} workers, {killed['main']} `litmus tune`, {killed['training']} trainings killed: "
+        f"killed {killed['worker']} workers, {killed['main']} `litmus tune`, {killed['server']} forkservers, "
+        f"{killed['training']} trainings: "
         f"{facts['states']['finished']} of 200 finished, {len(facts['again'])} went on after a loss, "
         f"{len(facts['failed'])} failed with their training, {len(wrong)} wrong",
         holds=not wrong,
@@ -191,6 +198,51 @@ def test_workers_and_trainings_killed_at_random_lose_nothing(tmp_path):
             wrong += help_.wrongs_of_log(bench, facts["known"][origin])
     assert (killed.total(), wrong) == (4, [])
     assert len(facts["failed"]) <= 1
+
+
+# --- the process that all are forked from
+
+
+@pytest.mark.proof
+def test_a_training_goes_on_elsewhere_when_the_process_that_all_are_forked_from_is_killed(tmp_path):
+    path = help_.write_study(tmp_path, epochs=20, offline=True, n_trials=2)
+    killed = None
+    with help_.Bench(path, workers=1) as bench:
+        pool = bench.pool(reclaims=True)
+        for _ in pool.run(0.1):
+            reported = [one for one in bench.ledger.study.get_trials(deepcopy=False) if one.intermediate_values]
+            if reported and killed is None:
+                killed = forkserver._forkserver._forkserver_pid
+                os.kill(killed, signal.SIGKILL)
+        assert help_.wrongs(bench, allow="nothing") == []
+        first = bench.ledger.lineages()[0]
+        assert [one.state.name for one in first.attempts] == ["FAIL", "COMPLETE"]
+        assert help_.wrongs_of_log(bench, first) == []
+
+
+@pytest.mark.proof
+def test_who_is_killed_while_asking_for_a_fork_ends_nobody_else(tmp_path):
+    script = tmp_path / "fork.py"
+    script.write_text(
+        "import multiprocessing, socket\n"
+        "from multiprocessing import forkserver\n"
+        "context = multiprocessing.get_context('forkserver')\n"
+        "context.set_forkserver_preload(['litmus.study.warm'])\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in range(3):\n"
+        "        process = context.Process(target=print, args=('forked',), daemon=True)\n"
+        "        process.start()\n"
+        "        process.join()\n"
+        "        print(process.exitcode, forkserver._forkserver._forkserver_pid, flush=True)\n"
+        "        with socket.socket(socket.AF_UNIX) as asking:\n"
+        "            asking.connect(forkserver._forkserver._forkserver_address)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    lines = [line for line in done.stdout.splitlines() if line != "forked"]
+    assert len(lines) == 3
+    assert len(set(lines)) == 1  # the same server, and each came to exit code 0
+    assert lines[0].startswith("0 ")
 
 
 # --- a database that is away

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
+from multiprocessing import reduction
 
 import litmus.experiment
 import litmus.launch
@@ -19,6 +22,20 @@ __all__ = ["litmus"]
 with contextlib.suppress(OSError):
     os.setsid()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+_receive = reduction.recvfds
+
+
+def _receive_or_go_on(asking: socket.socket, size: int) -> list[int]:
+    """What the forkserver receives from who asks for a fork. One that is killed while it asks must not end the server,
+    which passes over an aborted connection and over no other trouble."""
+    try:
+        return list(_receive(asking, size))
+    except (EOFError, ConnectionError) as error:
+        raise ConnectionAbortedError(errno.ECONNABORTED, f"who asked for a fork is gone: {error}") from None
+
+
+reduction.recvfds = _receive_or_go_on  # type: ignore[assignment]
 
 fix_surroundings()  # the trials of a study are of one code, whatever happens to the sources meanwhile
 for _look in (environment, installed_packages, git_diff, code_digest):

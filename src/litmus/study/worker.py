@@ -52,6 +52,7 @@ PATIENCE_SEC = 3600.0
 """How long a database may be away before a worker gives up; what it had to tell is in the run directory."""
 SAVE_SEC = 60.0
 """How long a training may take to save its state when it is asked to stop."""
+SERVER_GONE = "the process that trainings are forked from is gone"
 _DUPLICATES_BEFORE_WAIT = 10
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -118,7 +119,7 @@ def work(stage: Stage, post: Post, news: Any) -> None:
 class Worker:
     def __init__(self, stage: Stage, post: Post, news: Any) -> None:
         self.stage, self.post, self.news = stage, post, news
-        self.leaving = False
+        self.leaving = self.server_gone = False
         self._name = myself(post.index)
         study = stage.config
         self.storage = self.patient(
@@ -206,6 +207,8 @@ class Worker:
         self.say("began", current.number, origin=current.origin)
         outcome = self.train(current, job)
         self.end(current, outcome)
+        if self.server_gone:
+            raise RuntimeError(SERVER_GONE)  # who started this worker starts another server, and another worker
 
     def train(self, current: Current, job: Job) -> Outcome:
         """Have the job trained by a child; how it ended, by its word, else by what it left."""
@@ -233,6 +236,7 @@ class Worker:
             _signal(process, signal.SIGKILL)
             if process.pid is not None:
                 process.join()
+            orphaned = _end_orphan(process.pid)
             for channel in channels:
                 channel.close()
             door.close()
@@ -241,6 +245,9 @@ class Worker:
         before = outcome_of(current.directory, job.objectives)
         if before is not None:
             return before
+        if orphaned:
+            self.server_gone = True
+            return Outcome("FAIL", reason=f"{LOST}: {SERVER_GONE}")
         return Outcome("FAIL", reason=_epitaph(process.exitcode))
 
     def _ready(self, sources: list[Any]) -> list[Any]:
@@ -452,6 +459,24 @@ def _signal(process: Any, signum: int) -> None:
             os.killpg(process.pid, signum)
         else:
             os.kill(process.pid, signum)
+
+
+def _end_orphan(pid: int | None) -> bool:
+    """End a training that lives on although its end was heard: who would have told, the forkserver, is gone."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if pid is None or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        process.kill()
+    except psutil.Error:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(psutil.Error):
+        process.wait(10)
+    return True
 
 
 def _epitaph(exitcode: int | None) -> str:
