@@ -185,7 +185,8 @@ def pruning_of(arms: dict[str, Any]) -> list[str]:
         pairs = ", ".join(f"{one:.4f} and {two:.4f}" for one, two in zip(best[1], best[0], strict=True))
         lines.append(
             f"- {TRIALS} trials of TPE with Hyperband spend {min(shares):.2f} to {max(shares):.2f} of the epochs of "
-            f"{TRIALS} trials of {other} (mean {statistics.mean(shares):.2f}); best with and without, a seed each: {pairs}: "
+            f"{TRIALS} trials of {other} (mean {statistics.mean(shares):.2f}); best with and without, a seed each: "
+            f"{pairs}: "
             f"{-100 * against.difference:+.2f} points ({-100 * against.high:+.2f} to {-100 * against.low:+.2f})."
         )
     return lines
