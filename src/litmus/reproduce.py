@@ -280,7 +280,7 @@ def _retrace(record: Record, world: World, steps: int | None, signals: Signals, 
     with _track(record, world) as tracked:
         found: Difference | None = None
         try:
-            scope = Scope(evaluated(record))
+            scope = _scope(record)
             result = train(config, world.data, tracked, signals, watch=seen, stops=stops, scope=scope, say=say)
             seen.finish()
             weights = tracked.dir / WEIGHTS
@@ -303,12 +303,19 @@ def _retrace(record: Record, world: World, steps: int | None, signals: Signals, 
     return 0
 
 
+def _scope(record: Record) -> Scope:
+    """What was evaluated then. A trial of a study leaves the test set alone, and with it the pictures of it."""
+    splits = evaluated(record)
+    return Scope(splits, pictures="test" in splits)
+
+
 def _retrace_apart(record: Record, world: World, say: Say) -> int:
     """Train again in as many processes, which nobody watches, then lay the new trace beside the recorded one."""
     config: Any = world.config
     with _track(record, world, send="off") as tracked:  # rank 0 will send
         tracked.hand_over()
-    scope = {"splits": evaluated(record), "pictures": True}
+    again = _scope(record)
+    scope = {"splits": again.splits, "pictures": again.pictures}
     code = supervise(tracked.dir, config, {"resumed": False, "begin_at": None, "changed": False, "scope": scope})
     if code:
         say(f"the second training ended with code {code}: nothing was compared")
@@ -358,7 +365,7 @@ def _within(tolerance: float, record: Record, world: World, signals: Signals, sa
     """The metrics of two runs whose worlds may differ."""
     config: Any = world.config
     with _track(record, world) as tracked:
-        result = train(config, world.data, tracked, signals, scope=Scope(evaluated(record)), say=say)
+        result = train(config, world.data, tracked, signals, scope=_scope(record), say=say)
         distances = metric_distances(record.result or {}, json.loads(json.dumps(result.table())))
         far = outside(distances, tolerance)
         answer = f"OUTSIDE {tolerance:g}: {', '.join(far)}" if far else f"WITHIN TOLERANCE {tolerance:g}"

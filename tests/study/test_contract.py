@@ -111,14 +111,16 @@ def test_a_killed_command_takes_all_along_and_the_same_command_goes_on(long_stud
 def test_a_worker_that_is_asked_to_leave_has_its_trial_saved_and_queued_again(long_study):
     stage = small.stage_of(long_study)
 
-    def leave(news, message):
-        if message[1] == 1:
-            wait_for(lambda: under_way(long_study, 1))
-            worker.ask_to_leave(signal.SIGTERM, None)
+    def leave():
+        wait_for(lambda: under_way(long_study, 1))
+        worker.ask_to_leave(signal.SIGTERM, None)
 
-    news = small.News(opened=leave)
+    news = small.News()
     worker = small.worker_of(stage, news)
+    leaver = threading.Thread(target=leave)
+    leaver.start()
     worker.run()
+    leaver.join()
     assert news.facts("ended")["state"] == "COMPLETE"
     stopped, again = small.trials(long_study)[1:]
     assert stopped.user_attrs["litmus.fail_reason"] == "stopped: its worker was asked to stop"

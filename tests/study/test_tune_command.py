@@ -45,9 +45,10 @@ def whole(tmp_path_factory):
         "whole",
         base={"tracking.offline": False, "train.epochs": 4},
         n_trials=4,
-        first=[{"optim.lr": 0.3}, {"optim.lr": 0.001}, {"optim.lr": 0.4}],
+        first=[{"optim.lr": 0.3}, {"optim.lr": 30.0}, {"optim.lr": 0.4}],
+        space={"optim.lr": {"low": 0.001, "high": 100.0, "log": True}},
         objective="val/loss",
-        pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0},
+        pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 1},
         confirm={"top": 1, "seeds": 2},
     )
     code, said = small.search(path)
@@ -58,9 +59,9 @@ def whole(tmp_path_factory):
 def test_its_first_and_last_lines_say_what_is_searched_and_what_to_do_next(whole):
     _, said = whole
     assert said.startswith("study    whole: 4 trials of mlp2-synthetic; minimize val/loss\n")
-    assert re.search(r"^confirm  the base, trial \d: each on 2 fresh seeds, the test set untouched$", said, re.M)
+    assert re.search(r"^confirm  (?:the )?base, trial \d: each on 2 fresh seeds, the test set untouched$", said, re.M)
     assert re.search(r"^done     4 trials, 1 pruned, 0 failed, \d+ epochs$", said, re.M)
-    assert re.search(r"^best     trial \d: val/loss \d\.\d{4}  optim\.lr=", said, re.M)
+    assert re.search(r"^best     trial \d: val/loss \d\.\d{4} in the search  optim\.lr=", said, re.M)
     assert said.count("<- the winner") == 1
     assert said.splitlines()[-1].startswith("next     litmus diagnose best:whole")
 
@@ -114,17 +115,15 @@ def test_the_winner_and_each_trial_are_runs_like_any_other(whole, litmus):
     assert "the run reported the same" in said
     name = next(d.name for d in small.runs(path) if d.name.startswith("whole-t0000"))
     code, said, _ = litmus("reproduce", name.rpartition("-")[0], *home)
-    assert code == 0
+    assert code == 0, said
     assert "IDENTICAL" in said
     code, said, _ = litmus("diagnose", "whole-t0001", *home)
-    assert code == 0
+    assert code == 0, said
 
 
-def test_the_same_command_again_trains_nothing_and_fewer_trials_are_refused(whole):
+def test_the_same_command_again_trains_nothing(whole):
     path, _ = whole
     before = [small.starts(path, origin) for origin in range(4)]
-    told = small.refusal(path, "n_trials=2")
-    assert "n_trials = 2: is less than the 4 trials that are finished; give that many or more" in told
     code, said = small.search(path)
     assert code == 0
     assert "4 of them finished before" in said
@@ -145,6 +144,8 @@ def test_equal_configs_are_trained_once(tmp_path):
     for copy in copies:
         twin = small.trials(path)[copy.user_attrs["litmus.duplicate_of"]]
         assert (copy.params, copy.value) == (twin.params, twin.value)
+    told = small.refusal(path, "n_trials=4")
+    assert "n_trials = 4: is less than the 5 trials that are finished; give that many or more" in told
 
 
 def test_several_seeds_a_trial_give_their_mean_and_one_run(tmp_path):
@@ -181,8 +182,8 @@ def test_a_grid_runs_every_point_once(tmp_path):
 
 
 def test_trials_that_diverge_fail_with_the_reason_and_too_many_in_a_row_stop_the_study(tmp_path):
-    base = {"optim.name": "sgd", "optim.lr": 1e9, "model.depth": 4, "train.epochs": 20}
-    path = small.write(tmp_path, base=base, space={"optim.lr": {"low": 1e9, "high": 1e12, "log": True}}, max_failures=2)
+    base = {"optim.name": "momentum", "optim.lr": 1000, "data.batch_size": 16, "train.epochs": 30}
+    path = small.write(tmp_path, base=base, space={"optim.lr": {"low": 500, "high": 1000}}, max_failures=2)
     code, said = small.search(path)
     assert code == 1
     assert "2 trials in a row failed (max_failures), the last: not finite: the " in said
@@ -192,12 +193,12 @@ def test_trials_that_diverge_fail_with_the_reason_and_too_many_in_a_row_stop_the
 
 
 def test_no_trial_begins_after_the_time_limit(tmp_path):
-    path = small.write(tmp_path, n_trials=100_000, time_limit_sec=1.5)
+    path = small.write(tmp_path, n_trials=100_000, time_limit_sec=5)
     code, said = small.search(path)
     assert code == 0
-    assert "time_limit_sec = 1.5 has passed" in said
-    assert 0 < len(small.trials(path)) < 100
-    assert set(small.states(path)) == {"COMPLETE"}
+    assert "time_limit_sec = 5 has passed" in said
+    assert 0 < len(small.trials(path)) < 200
+    assert set(small.states(path)) == {"COMPLETE"}  # the last one was trained to its end
 
 
 # --- what is refused leaves nothing behind
@@ -242,7 +243,9 @@ def test_wrong_input_is_refused_before_anything_is_made(tmp_path, monkeypatch, o
         ({"per_trial": 2, "workers": 4}, [((), 2)] * 4),
     ],
 )
-def test_where_workers_stand(asked, stand):
+def test_where_workers_stand(asked, stand, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # else it is for each worker
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     how = {"workers": None, "devices": (), "share": False, "per_trial": 1, "accelerator": "auto", "cores": 8, "gpus": 0}
     posts = make_posts(**{**how, **asked})
     assert [(post.devices, post.threads) for post in posts] == stand
@@ -262,7 +265,9 @@ def test_where_workers_stand(asked, stand):
         ({"gpus": 2, "devices": ("0",), "accelerator": "cpu"}, "train.accelerator is 'cpu'"),
     ],
 )
-def test_where_no_worker_can_stand(asked, says):
+def test_where_no_worker_can_stand(asked, says, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # else it is for each worker
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     how = {"workers": None, "devices": (), "share": False, "per_trial": 1, "accelerator": "auto", "cores": 8, "gpus": 0}
     with pytest.raises(Refused, match=re.escape(says)):
         make_posts(**{**how, **asked})
@@ -276,7 +281,8 @@ def test_a_trial_of_two_processes_is_pruned_in_both_and_killed_in_the_record(tmp
         tmp_path,
         base={"train.devices": 2, "train.epochs": 6, "data.batch_size": 16},
         n_trials=2,
-        first=[{"optim.lr": 0.001}],
+        space={"optim.lr": {"low": 0.001, "high": 100.0, "log": True}},
+        first=[{"optim.lr": 2.0}],
         objective="val/loss",
         pruner={"name": "median", "n_startup_trials": 1, "n_warmup_steps": 0},
     )
@@ -289,3 +295,13 @@ def test_a_trial_of_two_processes_is_pruned_in_both_and_killed_in_the_record(tmp
     assert len(pruned.intermediate_values) < 6
     assert pruned.user_attrs["litmus.epochs"] == len(pruned.intermediate_values)  # no rank trained on
     assert os.listdir(small.run_of(path, 1)).count("checkpoints") == 0
+
+
+def test_what_another_process_failed_of_is_named_as_if_it_had_been_this_one():
+    from litmus.study.trial import _as_raised, reason_for
+
+    said = "the loss of step 20 (epoch 4) is not finite"
+    assert reason_for(_as_raised(f"NonFinite: {said}")) == f"not finite: {said}"
+    assert reason_for(_as_raised("OutOfMemoryError: 80 GiB")) == "out of memory: 80 GiB"
+    assert reason_for(_as_raised("DiskTrouble: full")) == "disk: full"
+    assert reason_for(_as_raised("ValueError: of its own")) == "error: RuntimeError: ValueError: of its own"

@@ -260,11 +260,19 @@ def _train(job: Job, config: RunConfig, uid: str, home: str, signals: Signals, c
             if code > 128:
                 raise Stopped(code - 128)
             if code:
-                raise RuntimeError(fail_reason_of(folder) or f"its processes ended with exit code {code}")
+                raise _as_raised(fail_reason_of(folder) or f"its processes ended with exit code {code}")
     outcome = outcome_of(folder, job.objectives)
     if outcome is None:
         raise RuntimeError("the training ended without a result")
     return outcome
+
+
+def _as_raised(reason: str) -> Exception:
+    """The error of another process, from its class and what it said: a trial fails of the same in one or in two."""
+    known: dict[str, type[Exception]] = {"NonFinite": NonFinite, "DiskTrouble": DiskTrouble}
+    known |= {"OutOfMemoryError": MemoryError, "MemoryError": MemoryError}
+    name, _, says = reason.partition(": ")
+    return known[name](says) if name in known else RuntimeError(reason)
 
 
 def fail_reason_of(directory: Path) -> str:
