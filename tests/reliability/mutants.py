@@ -969,13 +969,6 @@ MUTANTS += [
         "tests/reliability/test_study_kills.py::test_a_worker_that_comes_back_overwrites_nothing_and_lives_on",
     ),
     Mutant(
-        "earlier-end-not-looked-for",
-        "study/trial.py",
-        "        if (before := outcome_of(directory, job.objectives)) is not None:\n",
-        "        if (before := None) is not None:\n",
-        "tests/reliability/test_study_kills.py::test_workers_that_die_at_the_worst_moments_lose_nothing",
-    ),
-    Mutant(
         "orphans-fail",
         "study/worker.py",
         "        if orphaned:\n",
