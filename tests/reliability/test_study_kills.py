@@ -62,17 +62,15 @@ def test_workers_that_die_at_the_worst_moments_lose_nothing(tmp_path):
 def test_ten_workers_die_at_each_of_the_worst_moments(database, url, tmp_path, figure):
     wrong = {}
     for moment in help_.MOMENTS:
-        path = help_.write_study(tmp_path / moment, epochs=2, offline=True, n_trials=25)
+        path = help_.write_study(tmp_path / moment, epochs=2, offline=True, n_trials=25, name=f"dies-{moment}")
         moments = {moment: 10, **({"lose": 20} if moment in ("fail", "before_queue", "after_queue") else {})}
-        with_name = f"{moment}: "
         began = time.monotonic()
-        fresh = url and f"{url}"
-        wrong |= {moment: [with_name + one for one in die_at(moments, path, url=fresh)]}
+        wrong[moment] = [f"{moment}: {one}" for one in die_at(moments, path, url=url)]
         print(f"{moment}: {wrong[moment] or 'nothing wrong'}, {time.monotonic() - began:.0f} s", flush=True)
     found = [one for some in wrong.values() for one in some]
     figure(
         f"study_moments_{database}",
-        f"{10 * len(wrong)} deaths at {len(wrong)} moments, {len(found)} trials lost or twice",
+        f"{10 * len(wrong)} deaths at {len(wrong)} moments, {len(found)} wrong",
         holds=not found,
         note="; ".join(found[:5]),
     )
