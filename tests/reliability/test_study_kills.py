@@ -265,8 +265,8 @@ def held(bench, server, how, sec):
 
 def outage(folder, how, sec, request, *, times=1, runs=True):
     """(trials that were lost, what is wrong) of a study whose database is taken away."""
-    url = None if how == "sqlite" else request.getfixturevalue("postgresql")
     server = None if how == "sqlite" else request.getfixturevalue("server")
+    url = server and server.new_database()
     path = help_.write_study(folder, epochs=4, offline=True, n_trials=8, heartbeat_sec=1, grace_sec=30)
     with help_.Bench(path, url=url) as bench:
         ended, held_at, news = 0, 0, []
