@@ -26,6 +26,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def faulty(monkeypatch):
     help_.quiet()
     monkeypatch.setattr("litmus.study.pool.work", help_.faulty_work)
+    monkeypatch.setattr("litmus.study.pool.DEATHS_IN_A_ROW", 100)
 
 
 @pytest.fixture
