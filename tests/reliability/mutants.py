@@ -952,14 +952,14 @@ MUTANTS += [
         "study/worker.py",
         "        if is_surplus(self.frozen(current), known, n_trials=self.ledger.n_trials):\n",
         "        if False:\n",
-        "tests/reliability/test_study_kills.py::test_several_writers_make_the_exact_total",
+        "tests/study/test_worker.py::test_a_trial_that_n_others_are_older_than_is_surplus_and_not_trained",
     ),
     Mutant(
         "late-finisher-believes-itself",
         "study/worker.py",
         "            return self.frozen(current).state.name == outcome.state\n",
         "            return True\n",
-        "tests/reliability/test_study_kills.py::test_a_worker_that_comes_back_overwrites_nothing_and_lives_on",
+        "tests/study/test_worker.py::test_what_another_has_ended_stays_as_it_is",
     ),
     Mutant(
         "old-training-left",
@@ -967,13 +967,6 @@ MUTANTS += [
         "                os.kill(int(pid), signal.SIGKILL)  # the lock",
         "                pass  # the lock",
         "tests/reliability/test_study_kills.py::test_a_worker_that_comes_back_overwrites_nothing_and_lives_on",
-    ),
-    Mutant(
-        "earlier-end-not-looked-for",
-        "study/trial.py",
-        "        if (before := outcome_of(directory, job.objectives)) is not None:\n",
-        "        if (before := None) is not None:\n",
-        "tests/reliability/test_study_kills.py::test_workers_that_die_at_the_worst_moments_lose_nothing",
     ),
     Mutant(
         "orphans-fail",
@@ -988,5 +981,19 @@ MUTANTS += [
         "reduction.recvfds = _receive_or_go_on  #",
         "_receive_or_go_on  #",
         "tests/reliability/test_study_kills.py::test_who_is_killed_while_asking_for_a_fork_ends_nobody_else",
+    ),
+    Mutant(
+        "cleared-before-it-is-told",
+        "study/worker.py",
+        "        told = self.patient(lambda: self.tell(current, outcome))\n",
+        "        clear(current.directory)\n        told = self.patient(lambda: self.tell(current, outcome))\n",
+        "tests/study/test_worker.py::test_the_checkpoints_go_only_after_the_trial_was_told",
+    ),
+    Mutant(
+        "run-of-a-killed-training-left",
+        "study/worker.py",
+        "                current.directory = directory_of(",
+        "                _ = directory_of(",
+        "tests/study/test_worker.py::test_a_run_whose_process_died_before_it_could_say_so_is_failed",
     ),
 ]

@@ -198,7 +198,7 @@ def faulty_work(stage: Stage, post: Post, news: Any) -> None:
         return done
 
     Storage.set_trial_state_values = set_state  # type: ignore[method-assign]
-    around(Storage, "create_new_trial", after="ask")
+    around(Storage, "_create_new_trial", after="ask")
     around(worker, "ask", after="first_beat")
     around(worker.Worker, "_told", before="before_tell", after="after_tell")
     around(worker.Worker, "report", after="lose")

@@ -26,6 +26,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def faulty(monkeypatch):
     help_.quiet()
     monkeypatch.setattr("litmus.study.pool.work", help_.faulty_work)
+    monkeypatch.setattr("litmus.study.pool.DEATHS_IN_A_ROW", 100)
 
 
 @pytest.fixture
@@ -62,17 +63,15 @@ def test_workers_that_die_at_the_worst_moments_lose_nothing(tmp_path):
 def test_ten_workers_die_at_each_of_the_worst_moments(database, url, tmp_path, figure):
     wrong = {}
     for moment in help_.MOMENTS:
-        path = help_.write_study(tmp_path / moment, epochs=2, offline=True, n_trials=25)
+        path = help_.write_study(tmp_path / moment, epochs=2, offline=True, n_trials=25, name=f"dies-{moment}")
         moments = {moment: 10, **({"lose": 20} if moment in ("fail", "before_queue", "after_queue") else {})}
-        with_name = f"{moment}: "
         began = time.monotonic()
-        fresh = url and f"{url}"
-        wrong |= {moment: [with_name + one for one in die_at(moments, path, url=fresh)]}
+        wrong[moment] = [f"{moment}: {one}" for one in die_at(moments, path, url=url)]
         print(f"{moment}: {wrong[moment] or 'nothing wrong'}, {time.monotonic() - began:.0f} s", flush=True)
     found = [one for some in wrong.values() for one in some]
     figure(
         f"study_moments_{database}",
-        f"{10 * len(wrong)} deaths at {len(wrong)} moments, {len(found)} trials lost or twice",
+        f"{10 * len(wrong)} deaths at {len(wrong)} moments, {len(found)} wrong",
         holds=not found,
         note="; ".join(found[:5]),
     )
@@ -267,8 +266,8 @@ def held(bench, server, how, sec):
 
 def outage(folder, how, sec, request, *, times=1, runs=True):
     """(trials that were lost, what is wrong) of a study whose database is taken away."""
-    url = None if how == "sqlite" else request.getfixturevalue("postgresql")
     server = None if how == "sqlite" else request.getfixturevalue("server")
+    url = server and server.new_database()
     path = help_.write_study(folder, epochs=4, offline=True, n_trials=8, heartbeat_sec=1, grace_sec=30)
     with help_.Bench(path, url=url) as bench:
         ended, held_at, news = 0, 0, []

@@ -325,6 +325,12 @@ class Worker:
         if outcome.state in ("COMPLETE", "PRUNED"):
             clear(current.directory)
         elif outcome.state == "FAIL":
+            from litmus.tracking import directory_of
+
+            if current.directory is None:  # its process may have begun a run and died before it could say so
+                current.directory = directory_of(self.ledger.uid_of(current.trial), self.stage.home)
+                if current.directory is not None:
+                    self.say("opened", current.number, directory=str(current.directory))
             settle(current.directory, outcome.reason)
         self.say("ended", current.number, **facts | {"state": outcome.state, "reason": outcome.reason})
         if outcome.state == "STOPPED" or outcome.reason.startswith(LOST):

@@ -1,0 +1,89 @@
+"""One worker without a training: what it takes, what it fails as surplus, what of a trial that another ended."""
+
+import pytest
+from optuna.trial import TrialState
+
+from litmus.study.ledger import RUN_UID, lineages, reason_of
+from litmus.study.trial import Outcome
+from litmus.study.worker import Current, Post, Worker
+from litmus.tracking import Run
+from litmus.tracking.spool import Spool
+from tests.reliability.study_help import Bench, write_study
+
+
+class News(list):
+    def send(self, item):
+        self.append(item)
+
+    def words(self):
+        return [(word, number) for word, number, _ in self]
+
+
+@pytest.fixture
+def bench(tmp_path):
+    with Bench(write_study(tmp_path, offline=True, n_trials=2)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def worker(bench):
+    worker = Worker(bench.stage, Post(0), News())
+    yield worker
+    worker.storage.close()
+
+
+def take(worker):
+    trial = worker.next_trial()
+    return Current(trial, trial.number, trial.number)
+
+
+def test_a_trial_that_n_others_are_older_than_is_surplus_and_not_trained(bench, worker, monkeypatch):
+    monkeypatch.setattr(Worker, "train", lambda *args: pytest.fail("it was trained"))
+    # Three workers that looked at the same moment: each saw a free place.
+    taken = [take(worker)]
+    worker.ledger.n_trials = 9
+    taken += [take(worker), take(worker)]
+    worker.ledger.n_trials = 2
+    worker.have_trained(taken[2].trial)
+    assert [one.state for one in bench.ledger.study.trials] == [TrialState.RUNNING] * 2 + [TrialState.FAIL]
+    assert reason_of(bench.ledger.study.trials[2]) == "surplus"
+    assert lineages(bench.ledger.study.trials, max_retry=1)[2].state == "void"
+
+
+def test_nothing_is_taken_while_all_places_are(worker):
+    assert take(worker).number == 0
+    assert take(worker).number == 1
+    assert worker.next_trial() is None
+
+
+@pytest.mark.parametrize("outcome", [Outcome("COMPLETE", (0.5,), epochs=2), Outcome("FAIL", reason="error: late")])
+def test_what_another_has_ended_stays_as_it_is(bench, worker, outcome):
+    current = take(worker)
+    bench.ledger.fail(bench.ledger.study.trials[0], "lost: its worker fell silent")
+    worker.end(current, outcome)
+    assert worker.news.words() == [("superseded", 0)]
+    (trial,) = [one for one in bench.ledger.study.trials if one.number == 0]
+    assert (trial.state, reason_of(trial)) == (TrialState.FAIL, "lost: its worker fell silent")
+
+
+def test_the_checkpoints_go_only_after_the_trial_was_told(bench, worker, tmp_path):
+    for ended, left in ((True, True), (False, False)):
+        current = take(worker)
+        current.directory = tmp_path / f"run{current.number}"
+        (current.directory / "checkpoints").mkdir(parents=True)
+        if ended:
+            bench.ledger.fail(bench.ledger.study.trials[current.number], "lost: gone")
+        worker.end(current, Outcome("COMPLETE", (0.5,)))
+        assert (current.directory / "checkpoints").exists() == left
+
+
+def test_a_run_whose_process_died_before_it_could_say_so_is_failed(bench, worker):
+    current = take(worker)
+    uid = bench.ledger.uid_of(current.trial)
+    current.trial.set_user_attr(RUN_UID, uid)
+    run = Run.start(home=bench.stage.home, experiment="x", name="t", uid=uid, send="off")
+    run.hand_over()
+    worker.end(current, Outcome("FAIL", reason="killed: its process ended by SIGKILL"))
+    assert worker.news.words() == [("opened", 0), ("ended", 0)]
+    with Spool(run.dir) as spool:
+        assert (spool.status, spool.texts("tag")["litmus.state"]) == ("FAILED", "FAIL")
