@@ -314,8 +314,8 @@ def _retrace_apart(record: Record, world: World, say: Say) -> int:
     config: Any = world.config
     with _track(record, world, send="off") as tracked:  # rank 0 will send
         tracked.hand_over()
-    again = _scope(record)
-    scope = {"splits": again.splits, "pictures": again.pictures}
+    same = _scope(record)
+    scope = {"splits": same.splits, "pictures": same.pictures}
     code = supervise(tracked.dir, config, {"resumed": False, "begin_at": None, "changed": False, "scope": scope})
     if code:
         say(f"the second training ended with code {code}: nothing was compared")
