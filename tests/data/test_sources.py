@@ -1,5 +1,7 @@
 import dataclasses
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,19 @@ def test_a_source_is_one_function_in_one_file(monkeypatch):
     assert len(load("stripes").train) == 4
     with pytest.raises(ValueError, match="'stripes' is registered twice"):
         sources.source("stripes")(lambda request: stripes(request))
+
+
+def test_the_digits_are_scikit_learns_to_the_last_cell_without_importing_it():
+    from litmus.data.sources import digits
+
+    code = (
+        "import sys; from litmus.data.sources.digits import read_digits; read_digits(); print('sklearn' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
+    cells, labels = digits.read_digits()
+    reference = load_digits()
+    assert np.array_equal(cells, reference.images)
+    assert np.array_equal(labels, reference.target)
+    assert (cells.dtype, labels.dtype) == (reference.images.dtype, reference.target.dtype)
+    assert [str(name) for name in reference.target_names] == [str(name) for name in range(10)]
