@@ -996,4 +996,11 @@ MUTANTS += [
         "                _ = directory_of(",
         "tests/study/test_worker.py::test_a_run_whose_process_died_before_it_could_say_so_is_failed",
     ),
+    Mutant(
+        "a-dying-forkserver-ends-the-command",
+        "study/worker.py",
+        "        except (EOFError, ConnectionError):\n            if not wait_sec:\n",
+        "        except (EOFError, ConnectionError):\n            if wait_sec:\n",
+        "tests/study/test_worker.py::test_a_process_is_asked_for_again_where_the_forkserver_has_just_died",
+    ),
 ]

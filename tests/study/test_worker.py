@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from litmus.study.ledger import RUN_UID, lineages, reason_of
 from litmus.study.trial import Outcome
-from litmus.study.worker import Current, Post, Worker
+from litmus.study.worker import CONTEXT, Current, Post, Worker, forked
 from litmus.tracking import Run
 from litmus.tracking.spool import Spool
 from tests.reliability.study_help import Bench, write_study
@@ -87,3 +87,24 @@ def test_a_run_whose_process_died_before_it_could_say_so_is_failed(bench, worker
     assert worker.news.words() == [("opened", 0), ("ended", 0)]
     with Spool(run.dir) as spool:
         assert (spool.status, spool.texts("tag")["litmus.state"]) == ("FAILED", "FAIL")
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionRefusedError])
+def test_a_process_is_asked_for_again_where_the_forkserver_has_just_died(error, monkeypatch):
+    class Asked:
+        starts = 0
+
+        def __init__(self, **given):
+            self.given = given
+
+        def start(self):
+            Asked.starts += 1
+            if Asked.starts < 3:
+                raise error
+
+    monkeypatch.setattr(CONTEXT, "Process", Asked)
+    process = forked(print, (1,), "name")
+    assert (Asked.starts, process.given) == (3, {"target": print, "args": (1,), "name": "name"})
+    Asked.starts = -9
+    with pytest.raises(error):
+        forked(print, (), "name")

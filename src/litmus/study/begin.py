@@ -15,7 +15,7 @@ from litmus.errors import Problem, Refused, nearest, refuse
 from litmus.study.ledger import FINGERPRINT, STUDY_UID
 from litmus.study.stage import Stage
 from litmus.study.storage import Storage, exclusive
-from litmus.study.worker import CONTEXT
+from litmus.study.worker import CONTEXT, forked
 
 PREPARED, DATA = "litmus.prepared", "litmus.data_digest"
 WARM_START = 5
@@ -139,8 +139,7 @@ def check_data(config: StudyConfig, *, source: str) -> str:
         The data's digest.
     """
     hear, tell = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_check, args=(config, tell), name="litmus-check")
-    process.start()
+    process = forked(_check, (config, tell), "litmus-check")
     tell.close()
     try:
         problems, digest = hear.recv()

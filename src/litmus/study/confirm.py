@@ -20,7 +20,7 @@ from litmus.study.ledger import STUDY_UID, Ledger, Lineage, uid_of
 from litmus.study.stage import CANDIDATE, SEED, VALUES, Confirmation, Stage, config_sha, fresh_seeds
 from litmus.study.storage import Storage, exclusive
 from litmus.study.verdict import Candidate, OnTest
-from litmus.study.worker import CONTEXT
+from litmus.study.worker import CONTEXT, forked
 
 
 def candidates(stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
@@ -155,8 +155,7 @@ def test(stage: Stage, wanted: Mapping[str, Sequence[str]]) -> tuple[list[OnTest
         Their errors, and the run directories, which have something to send again.
     """
     hear, tell = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_test, args=(stage.home, wanted, stage.folder, tell), name="litmus-test")
-    process.start()
+    process = forked(_test, (stage.home, wanted, stage.folder, tell), "litmus-test")
     tell.close()
     try:
         counted = hear.recv()

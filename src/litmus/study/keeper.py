@@ -16,7 +16,7 @@ from litmus.study.board import best_of, counts
 from litmus.study.ledger import EPOCHS, Lineage
 from litmus.study.stage import Stage
 from litmus.study.storage import Held, is_away, try_hold
-from litmus.study.worker import CONTEXT
+from litmus.study.worker import forked
 
 _TRY_EVERY_SEC = 10.0
 _DRAW_AFTER_SEC = 30.0
@@ -147,8 +147,7 @@ class Keeper:
         self._drawn_at = time.monotonic()
         folder = Path(self.run.dir) / "study"
         args = (self.stage, folder, list(self.head), list(verdict), list(candidates), winner)
-        self._drawing = CONTEXT.Process(target=draw_study, args=args, name="litmus-pictures")
-        self._drawing.start()
+        self._drawing = forked(draw_study, args, "litmus-pictures")
         if not wait:
             return []
         self._drawing.join()

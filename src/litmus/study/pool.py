@@ -14,7 +14,7 @@ from typing import Any
 from litmus.errors import Problem, Refused
 from litmus.ranks import num_threads
 from litmus.study.stage import Stage
-from litmus.study.worker import CONTEXT, SAVE_SEC, Post, work, worker_log
+from litmus.study.worker import CONTEXT, SAVE_SEC, Post, forked, work, worker_log
 
 DEATHS_IN_A_ROW = 10
 """Workers that die one after the other, with no trial ended in between, before that is taken for a reason to stop."""
@@ -122,8 +122,7 @@ class Pool:
 
     def _seat(self, post: Post) -> _Seat:
         hear, tell = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=work, args=(self.stage, post, tell), name=f"worker-{post.index}")
-        process.start()
+        process = forked(work, (self.stage, post, tell), f"worker-{post.index}")
         tell.close()
         return _Seat(post, process, hear)
 

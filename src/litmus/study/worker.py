@@ -59,6 +59,20 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["litmus.study.warm"])
 
 
+def forked(target: Callable[..., Any], args: tuple[Any, ...], name: str) -> Any:
+    """A process that has begun. Where the forkserver dies of it, or has just died, another one takes its place."""
+    for wait_sec in (0.1, 1.0, 0.0):
+        process: Any = CONTEXT.Process(target=target, args=args, name=name)
+        try:
+            process.start()
+            break
+        except (EOFError, ConnectionError):
+            if not wait_sec:
+                raise
+            time.sleep(wait_sec)
+    return process
+
+
 def share_forkserver() -> None:
     """In a worker: fork from the server that it was itself forked from.
 
