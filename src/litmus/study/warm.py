@@ -14,8 +14,6 @@ import litmus.launch
 import litmus.study.worker
 import litmus.tracking.run
 import litmus.tracking.system
-from litmus.config import dump_config
-from litmus.data.sources import source_names
 from litmus.tracking.record import code_digest, environment, fix_surroundings, git_diff, installed_packages
 
 __all__ = ["litmus"]
@@ -42,6 +40,3 @@ reduction.recvfds = _receive_or_go_on  # type: ignore[assignment]
 fix_surroundings()  # the trials of a study are of one code, whatever happens to the sources meanwhile
 for _look in (environment, installed_packages, git_diff, code_digest):
     _look()
-
-source_names()  # these two import at their first use
-dump_config({})
