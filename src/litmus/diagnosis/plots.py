@@ -123,7 +123,7 @@ def _draw_curves(
     if target > 0:
         axes.axhline(target, color=style.GREEN, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
         labels.append((target, f"target {style.number(target)}", style.GREEN))
-    _label_ends(axes, labels)
+    style.label_ends(axes, labels)
     return scale
 
 
@@ -163,18 +163,6 @@ def _whole_ticks(axes: Axes, xs: NDArray) -> None:
     whole = bool((xs == np.round(xs)).all())
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=whole, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == round(value) else f"{value:g}")
-
-
-def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Names to the right of the curves' ends, moved apart where they would overlap."""
-    pixels = axes.transData.transform([(axes.get_xlim()[1], value) for value, _, _ in labels])[:, 1]
-    low, high = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
-    placed = style.spread(list(np.clip(pixels, low, high)), 0.17 * style.DPI, low, high)
-    for y, (_, text, color) in zip(placed, labels, strict=True):
-        share = (y - low) / (high - low)
-        style.write(
-            axes, 1.02, share, text, color=color, va="center", transform=axes.transAxes, weight="bold", size=8.5
-        )
 
 
 def _curves_message(

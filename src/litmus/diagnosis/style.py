@@ -5,6 +5,7 @@ matplotlib is imported by the first figure drawn, and its global state is left a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,18 @@ def write_title(figure: Figure, title: str, subtitle: str = "") -> None:
     write(figure, left, 1 - 0.14 / height, fitted(title, width - 0.4, 12, bold=True), size=12, weight="bold", va="top")
     if subtitle:
         write(figure, left, 1 - 0.4 / height, subtitle, size=8.5, color=SOFT, va="top", linespacing=1.35)
+
+
+def label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Names to the right of the curves' ends, moved apart where they would overlap."""
+    if not labels:
+        return
+    pixels = axes.transData.transform([(axes.get_xlim()[1], value) for value, _, _ in labels])[:, 1]
+    low, high = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
+    placed = spread(list(np.clip(pixels, low, high)), 0.17 * DPI, low, high)
+    for y, (_, text, color) in zip(placed, labels, strict=True):
+        share = (y - low) / (high - low)
+        write(axes, 1.02, share, text, color=color, va="center", transform=axes.transAxes, weight="bold", size=8.5)
 
 
 def name_axes(axes: Axes, x: str = "", y: str = "") -> None:

@@ -203,7 +203,7 @@ def history(view: StudyView, path: str | Path, *, objective: int = 0) -> Path:
                 at, [1.0] * len(at), marker, color=COLORS[state], markersize=5, clip_on=False, zorder=5,
                 transform=axes.get_xaxis_transform(), label=WORDS[state],
             )  # fmt: skip
-    _label_right(axes, labels)
+    style.label_ends(axes, labels)
     _legend(axes, "above")
     counts = _counts(trials)
     if done:
@@ -264,7 +264,7 @@ def intermediate(view: StudyView, path: str | Path, *, objective: int = 0) -> Pa
             if len(curve) == 1:
                 axes.plot(*curve[0], "o", color=color, markersize=5, zorder=4)
             labels.append((float(curve[-1, 1]), f"{word} {_number(curve[-1, 1])}", color))
-    _label_right(axes, labels)
+    style.label_ends(axes, labels)
     _legend(axes, "above")
     style.write_title(figure, *_pruning_message(view, curves))
     return style.save(figure, path)
@@ -1065,19 +1065,6 @@ def _whole(axes: Axes) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-
-
-def _label_right(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    if not labels:
-        return
-    pixels = axes.transData.transform([(axes.get_xlim()[1], value) for value, _, _ in labels])[:, 1]
-    low, high = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1]
-    placed = style.spread(list(np.clip(pixels, low, high)), 0.17 * style.DPI, low, high)
-    for y, (_, text, color) in zip(placed, labels, strict=True):
-        share = (y - low) / (high - low)
-        style.write(
-            axes, 1.02, share, text, color=color, va="center", transform=axes.transAxes, weight="bold", size=8.5
-        )
 
 
 def _legend(axes: Axes, where: Literal["above", "below", "beside"]) -> None:

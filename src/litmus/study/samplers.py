@@ -95,7 +95,24 @@ class PatientPruner(optuna.pruners.BasePruner):
         return not lately < before - self.min_delta and self.inner.prune(study, trial)
 
 
-class Divergent(BaseSampler):
+class Around(BaseSampler):
+    """Another sampler with something around its draws; what is not drawing is the inner one's."""
+
+    inner: BaseSampler
+
+    def reseed_rng(self) -> None:
+        self.inner.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self.inner.after_trial(study, trial, state, values)
+
+
+class Divergent(Around):
     """Shows TPE the trainings that diverged, as the worst of all trials; all else is the inner sampler's.
 
     A trial whose loss was no number is FAIL, and TPE knows nothing of those: it proposes the same rate again, and again
@@ -118,17 +135,6 @@ class Divergent(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self.inner.sample_independent(_with_divergent(study), trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self.inner.reseed_rng()
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self.inner.after_trial(study, trial, state, values)
 
 
 def _with_divergent(study: optuna.Study) -> optuna.Study:
@@ -157,7 +163,7 @@ def is_divergent(trial: FrozenTrial) -> bool:
     return str(trial.user_attrs.get("litmus.fail_reason", "")).startswith("not finite")
 
 
-class EvenSampler(BaseSampler):
+class EvenSampler(Around):
     """Gives every choice of one parameter the same number of trials; all else is the inner sampler's.
 
     A trial takes the choice that the trials before it took least. "Before" is by number, the first of a lineage's, so
@@ -185,17 +191,6 @@ class EvenSampler(BaseSampler):
         if param_name == self.name:
             return least_taken(_all_trials(study), trial, self.name, self.choices)
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        self.inner.reseed_rng()
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.inner.before_trial(study, trial)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self.inner.after_trial(study, trial, state, values)
 
 
 def _all_trials(study: optuna.Study) -> list[FrozenTrial]:
