@@ -908,15 +908,15 @@ MUTANTS += [
     Mutant(
         "gone-by-number-alone",
         "study/ledger.py",
-        "    return _started(int(pid)) != started\n",
-        '    return _started(int(pid)) == ""\n',
+        "    return pid.isdigit() and _started(int(pid)) != started\n",
+        '    return pid.isdigit() and _started(int(pid)) == ""\n',
         "tests/study/test_ledger.py::test_a_worker_is_gone_when_its_process_is_or_its_number_is_another_ones",
     ),
     Mutant(
         "gone-on-any-machine",
         "study/ledger.py",
-        "if tuple(place) != _here() or not pid.isdigit():",
-        "if not pid.isdigit():",
+        "    if not is_here(worker):\n",
+        '    if worker.count("|") != 5:\n',
         "tests/study/test_ledger.py::test_of_a_worker_elsewhere_nothing_is_known",
     ),
     Mutant(
@@ -992,9 +992,23 @@ MUTANTS += [
     Mutant(
         "run-of-a-killed-training-left",
         "study/worker.py",
-        "                current.directory = directory_of(",
-        "                _ = directory_of(",
+        "        settle(directory, reason)\n    except Refused:",
+        "        pass\n    except Refused:",
         "tests/study/test_worker.py::test_a_run_whose_process_died_before_it_could_say_so_is_failed",
+    ),
+    Mutant(
+        "a-training-killed-at-birth-has-no-run",
+        "study/worker.py",
+        "            return stage.record_failed(stage.job_again(trial, ledger), reason)\n",
+        "            return None\n",
+        "tests/study/test_worker.py::test_a_training_that_dies_before_it_begins_a_run_has_one_that_says_so",
+    ),
+    Mutant(
+        "a-confirmation-draws-trials",
+        "study/worker.py",
+        "        if not waiting and (full or not self.stage.draws):\n",
+        "        if not waiting and full:\n",
+        "tests/study/test_worker.py::test_where_nothing_can_be_drawn_a_failed_trial_is_not_replaced",
     ),
     Mutant(
         "a-dying-forkserver-ends-the-command",

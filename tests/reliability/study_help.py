@@ -412,12 +412,10 @@ def in_mlflow(bench: Bench, kind: str = "trial", store: Path | None = None) -> C
 
 
 def expected_in_mlflow(bench: Bench) -> Counter[tuple[str, str]]:
-    """One run for each lineage whose training came so far as to begin one, with the status that it came to."""
+    """One run for each lineage that was a config, with the status that it came to."""
     wanted: Counter[tuple[str, str]] = Counter()
     for lineage in bench.ledger.lineages().values():
         if RUN_UID in lineage.last.user_attrs and lineage.state in ("finished", "failed"):
-            if lineage.state == "failed" and directory_of(bench.ledger.uid_of(lineage.last), bench.stage.home) is None:
-                continue
             complete = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
             wanted[bench.ledger.uid_of(lineage.last), complete.get(lineage.last.state, "FAILED")] += 1
     return wanted

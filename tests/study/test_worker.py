@@ -5,8 +5,8 @@ from optuna.trial import TrialState
 
 from litmus.study.ledger import RUN_UID, lineages, reason_of
 from litmus.study.trial import Outcome
-from litmus.study.worker import CONTEXT, Current, Post, Worker, forked
-from litmus.tracking import Run
+from litmus.study.worker import CONTEXT, Current, Post, Worker, forked, record_failure
+from litmus.tracking import Run, find_run
 from litmus.tracking.spool import Spool
 from tests.reliability.study_help import Bench, write_study
 
@@ -108,3 +108,40 @@ def test_a_process_is_asked_for_again_where_the_forkserver_has_just_died(error, 
     Asked.starts = -9
     with pytest.raises(error):
         forked(print, (), "name")
+
+
+def test_a_training_that_dies_before_it_begins_a_run_has_one_that_says_so(bench, worker):
+    """One run below the study for each trial: the UI must not lose those of which it knows least."""
+    trial = worker.next_trial()
+    job = bench.stage.job(trial, bench.ledger)
+    trial.set_user_attr(RUN_UID, job.uid)
+    worker.end(Current(trial, 0, 0), Outcome("FAIL", reason="killed: its process ended by SIGKILL"))
+    assert worker.news.words() == [("opened", 0), ("ended", 0)]
+    stored = find_run(job.uid, home=bench.stage.home)
+    assert (stored.status, stored.kind, stored.name) == ("FAILED", "trial", job.name)
+    assert stored.tags["litmus.fail_reason"].startswith("killed")
+    assert stored.params["optim.lr"] == str(job.config.optim.lr)
+
+
+def test_a_run_that_was_only_known_to_be_gone_is_failed_by_who_comes_next(bench, worker):
+    current = take(worker)
+    uid = bench.ledger.uid_of(current.trial)
+    current.trial.set_user_attr(RUN_UID, uid)
+    run = Run.start(home=bench.stage.home, experiment="x", name="t", uid=uid, send="off")
+    run.finish("KILLED")  # as a look at its directory says of a process that is gone
+    bench.ledger.fail(current.trial, "error: its worker was killed between the two")
+    (trial,) = bench.ledger.study.get_trials(deepcopy=False)
+    assert record_failure(bench.stage, bench.ledger, trial) == run.dir
+    with Spool(run.dir) as spool:
+        assert spool.status == "FAILED"
+
+
+def test_where_nothing_can_be_drawn_a_failed_trial_is_not_replaced(bench, worker, monkeypatch):
+    """A confirmation's trials are all queued: one more would be a trial of nothing."""
+    monkeypatch.setattr(type(bench.stage), "draws", False)
+    assert take(worker).number == 0  # the base config, which was queued
+    bench.ledger.fail(bench.ledger.study.trials[0], "not finite: the loss")
+    assert worker.next_trial() is None
+    assert not worker.may_begin()
+    monkeypatch.setattr(type(bench.stage), "draws", True)
+    assert worker.may_begin()

@@ -107,6 +107,7 @@ def scores(confirmation: Confirmation, ledger: Ledger, chosen: Sequence[Lineage]
         (int(one.last.params[CANDIDATE]), int(one.last.params[SEED])): float(one.last.values[0])
         for one in complete_of(ledger.lineages())
     }
+    chosen = [one for one in chosen if any(origin == one.origin for origin, _ in found)]  # not who failed every time
     seeds = [
         seed
         for seed in fresh_seeds(confirmation.config, confirmation.base)

@@ -134,12 +134,17 @@ def myself(index: int) -> str:
     return "|".join((f"{socket.gethostname()}/{index}", *_here(), str(os.getpid()), _started(os.getpid())))
 
 
+def is_here(worker: str) -> bool:
+    """Whether that worker is, or was, one of this machine."""
+    return worker.count("|") == 5 and tuple(worker.split("|")[1:-2]) == _here()
+
+
 def is_gone(worker: str) -> bool:
     """Whether that process is known to be gone; of another machine, nothing is known."""
-    *place, pid, started = worker.split("|")[1:] if worker.count("|") == 5 else ("", "")
-    if tuple(place) != _here() or not pid.isdigit():
+    if not is_here(worker):
         return False
-    return _started(int(pid)) != started
+    pid, started = worker.split("|")[-2:]
+    return pid.isdigit() and _started(int(pid)) != started
 
 
 def _here() -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from litmus.config import RunConfig, deciding, flatten
 from litmus.config.study import StudyConfig, trial_config
@@ -22,6 +23,9 @@ from litmus.study.samplers import make_pruner, make_sampler
 from litmus.study.space import Space
 from litmus.study.storage import Place, Storage
 from litmus.study.trial import Job, Outcome
+
+if TYPE_CHECKING:
+    from litmus.tracking import Run
 
 CANDIDATE, SEED = "candidate", "seed"
 VALUES = "litmus.values"
@@ -48,6 +52,11 @@ class Stage:
     workers: int = 1
 
     kind = "trial"
+
+    @property
+    def draws(self) -> bool:
+        """Whether there are more trials than those that were queued: a grid has its points, and no others."""
+        return self.config.sampler.name != "grid"
 
     @property
     def study_name(self) -> str:
@@ -86,6 +95,12 @@ class Stage:
             wanted += self.space.grid()
         return [params for at, params in enumerate(wanted) if params not in wanted[:at]]
 
+    def is_over(self, known: Mapping[int, Lineage]) -> bool:
+        """Whether nothing is left to do: all are finished, or, where none can be drawn, each has come to its end."""
+        if sum(lineage.state == "finished" for lineage in known.values()) >= self.n_trials:
+            return True
+        return not self.draws and not any(one.state in ("running", "waiting", "pending") for one in known.values())
+
     def ledger(self, study: optuna.Study, storage: Storage) -> Ledger:
         return Ledger(
             study,
@@ -108,7 +123,13 @@ class Stage:
 
     def job(self, trial: optuna.Trial, ledger: Ledger) -> Job:
         """Suggest what is missing of the trial, and make it a training. ``Refused`` for a config that is none."""
-        values = self.space.suggest(trial)
+        return self._job_of(self.space.suggest(trial), trial, ledger)
+
+    def job_again(self, trial: FrozenTrial, ledger: Ledger) -> Job:
+        """The same of a trial that has been drawn, whoever ran it."""
+        return self._job_of(self.space.values_of(trial.params), trial, ledger)
+
+    def _job_of(self, values: Mapping[str, Any], trial: optuna.Trial | FrozenTrial, ledger: Ledger) -> Job:
         config = trial_config(self.config, values)
         seeds = tuple((config.seed + k) % 2**32 for k in range(self.config.seeds))
         metric = self.config.objective[0] if len(self.config.objective) == 1 else None
@@ -116,7 +137,7 @@ class Stage:
 
     def _job(
         self,
-        trial: optuna.Trial,
+        trial: optuna.Trial | FrozenTrial,
         ledger: Ledger,
         config: RunConfig,
         seeds: tuple[int, ...],
@@ -154,13 +175,28 @@ class Stage:
         """Equal for two jobs that come to the same, bit for bit."""
         return blake2b(f"{config_sha(job.config)}/{job.seeds}".encode(), digest_size=12).hexdigest()
 
-    def record_copy(self, trial: optuna.Trial, ledger: Ledger, twin: Lineage, outcome: Outcome) -> Path:
+    def record_copy(self, job: Job, twin: Lineage, outcome: Outcome) -> Path:
         """The one run in MLflow of a trial that is a copy of another's: parameters, value, and whose it is."""
         from litmus.experiment import logged_objective
+
+        tracked = self._record(job, {DUPLICATE_OF: str(twin.origin), "litmus.state": outcome.state})
+        values = outcome.values or outcome.reports[-1:]
+        tracked.log_metrics(
+            {logged_objective(name): value for name, value in zip(self.config.objective, values, strict=False)}, step=0
+        )
+        tracked.finish("FINISHED" if outcome.state == "COMPLETE" else "KILLED")
+        return tracked.dir
+
+    def record_failed(self, job: Job, reason: str) -> Path:
+        """The one run in MLflow of a trial whose process was gone before it had begun one."""
+        tracked = self._record(job, {"litmus.fail_reason": reason, "litmus.state": "FAIL"})
+        tracked.finish("FAILED")
+        return tracked.dir
+
+    def _record(self, job: Job, tags: Mapping[str, str]) -> Run:
         from litmus.tracking import Run
 
-        job = self.job(trial, ledger)
-        tracked = Run.start(
+        return Run.start(
             home=self.home,
             uri=self.base.tracking.uri,
             experiment=self.base.tracking.experiment or f"litmus/{self.base.data.name}",
@@ -169,15 +205,9 @@ class Stage:
             uid=job.uid,
             parent_uid=self.uid,
             params=flatten(job.config),
-            tags={**self.base.tracking.tags, **job.tags, DUPLICATE_OF: str(twin.origin), "litmus.state": outcome.state},
+            tags={**self.base.tracking.tags, **job.tags, **tags},
             send="off",
         )
-        values = outcome.values or outcome.reports[-1:]
-        tracked.log_metrics(
-            {logged_objective(name): value for name, value in zip(self.config.objective, values, strict=False)}, step=0
-        )
-        tracked.finish("FINISHED" if outcome.state == "COMPLETE" else "KILLED")
-        return tracked.dir
 
 
 @dataclass(frozen=True)
@@ -191,6 +221,10 @@ class Confirmation(Stage):
     total: int = 0
 
     kind = "confirm"
+
+    @property
+    def draws(self) -> bool:
+        return False
 
     @property
     def study_name(self) -> str:
@@ -211,6 +245,12 @@ class Confirmation(Stage):
         return optuna.pruners.NopPruner()
 
     def job(self, trial: optuna.Trial, ledger: Ledger) -> Job:
+        return self._confirming(trial, ledger)
+
+    def job_again(self, trial: FrozenTrial, ledger: Ledger) -> Job:
+        return self._confirming(trial, ledger)
+
+    def _confirming(self, trial: optuna.Trial | FrozenTrial, ledger: Ledger) -> Job:
         values = json.loads(trial.user_attrs[VALUES])
         candidate, seed = int(trial.params[CANDIDATE]), int(trial.params[SEED])
         config = trial_config(self.config, values, seed=seed)

@@ -28,13 +28,13 @@ from litmus.study import confirm
 from litmus.study.begin import check_data, check_old, check_same, existing, prepare
 from litmus.study.board import Board, best_of, counts
 from litmus.study.keeper import BEST_CONFIG, PAGE, Keeper, epochs_of
-from litmus.study.ledger import STUDY_UID, Ledger, Lineage, failures_in_a_row
+from litmus.study.ledger import STUDY_UID, WORKER, Ledger, Lineage, failures_in_a_row, is_here
 from litmus.study.pool import Pool, make_posts
 from litmus.study.space import check_study
 from litmus.study.stage import CANDIDATE, SEED, Confirmation, Stage
 from litmus.study.storage import Place, Storage, is_away, open_storage, patiently, place_of
 from litmus.study.verdict import Candidate, OnTest, Range, choose, front_sentence, verdict
-from litmus.study.worker import CONTEXT, Post
+from litmus.study.worker import CONTEXT, Post, record_failure
 
 Say = Callable[[str], None]
 
@@ -255,7 +255,16 @@ class Conductor:
             board.update(known)
             if stage.kind == "trial":
                 self._unless_away(partial(keeper.tick, known))
-        return counts(known)["finished"] >= stage.n_trials
+        self._record_failures(stage, ledger, known)
+        return stage.is_over(known)
+
+    def _record_failures(self, stage: Stage, ledger: Ledger, known: Mapping[int, Lineage]) -> None:
+        """What a worker was killed before it could write down of a trial that failed."""
+        for lineage in known.values():
+            if lineage.state == "failed" and is_here(lineage.last.user_attrs.get(WORKER, "")):
+                directory = record_failure(stage, ledger, lineage.last)
+                if directory is not None and directory not in self.directories:
+                    self._follow(directory)
 
     def _hear(self, board: Board, word: str, number: int, facts: Mapping[str, Any]) -> None:
         if word == "opened":

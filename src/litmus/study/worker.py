@@ -36,10 +36,12 @@ from litmus.study.ledger import (
     STOPPED,
     SURPLUS,
     WORKER,
+    Ledger,
     Lineage,
     failures_in_a_row,
     is_surplus,
     myself,
+    reason_of,
 )
 from litmus.study.stage import Stage
 from litmus.study.storage import ask, is_away, open_storage, patiently
@@ -119,12 +121,11 @@ def work(stage: Stage, post: Post, news: Any) -> None:
     Args:
         news: a connection; gets (word, number, facts) of each trial as it begins and ends.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is somebody to ask
     stand_apart(worker_log(stage.folder, post.index))
     share_forkserver()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     worker = Worker(stage, post, news)
-    signal.signal(signal.SIGTERM, worker.ask_to_leave)
+    signal.signal(signal.SIGTERM, worker.ask_to_leave)  # before this it holds nothing, and ends
     with contextlib.suppress(Leave):
         worker.run()
     os._exit(0)
@@ -168,7 +169,7 @@ class Worker:
         known = self.patient(self.ledger.lineages)
         if len(failures_in_a_row(known)) >= self.stage.config.max_failures:
             return False
-        return sum(lineage.state == "finished" for lineage in known.values()) < self.ledger.n_trials
+        return not self.stage.is_over(known)
 
     def next_trial(self) -> optuna.Trial | None:
         """A trial to run; None while all places are taken by trials that may still fail."""
@@ -177,7 +178,8 @@ class Worker:
                 self.say("queued", origin)
         known = self.ledger.lineages()
         waiting = any(lineage.state == "waiting" for lineage in known.values())
-        if not waiting and sum(lineage.alive for lineage in known.values()) >= self.ledger.n_trials:
+        full = sum(lineage.alive for lineage in known.values()) >= self.ledger.n_trials
+        if not waiting and (full or not self.stage.draws):
             return None
         sampler = self.stage.sampler(seed_of(self.stage.config.seed, self.post.index, len(self.study.trials)))
         self.study.sampler = sampler
@@ -216,7 +218,7 @@ class Worker:
         self.patient(lambda: trial.set_user_attr(SHA, sha))
         self.patient(lambda: trial.set_user_attr(RUN_UID, job.uid))
         if twin is not None:
-            self.copy(current, twin)
+            self.copy(current, job, twin)
             return
         self.say("began", current.number, origin=current.origin)
         outcome = self.train(current, job)
@@ -338,14 +340,10 @@ class Worker:
             return
         if outcome.state in ("COMPLETE", "PRUNED"):
             clear(current.directory)
-        elif outcome.state == "FAIL":
-            from litmus.tracking import directory_of
-
-            if current.directory is None:  # its process may have begun a run and died before it could say so
-                current.directory = directory_of(self.ledger.uid_of(current.trial), self.stage.home)
-                if current.directory is not None:
-                    self.say("opened", current.number, directory=str(current.directory))
-            settle(current.directory, outcome.reason)
+        elif outcome.state == "FAIL" and not outcome.reason.startswith(LOST):
+            directory = self.patient(lambda: record_failure(self.stage, self.ledger, self.frozen(current)))
+            if current.directory is None and directory is not None:
+                self.say("opened", current.number, directory=str(directory))
         self.say("ended", current.number, **facts | {"state": outcome.state, "reason": outcome.reason})
         if outcome.state == "STOPPED" or outcome.reason.startswith(LOST):
             with self.unless_away():  # else whoever comes next finds it pending
@@ -375,7 +373,7 @@ class Worker:
         found = self.study.tell(current.trial, values, state=state, skip_if_finished=True)
         return found.state == state
 
-    def copy(self, current: Current, twin: Lineage) -> None:
+    def copy(self, current: Current, job: Job, twin: Lineage) -> None:
         """End a trial of a config that was trained before as that one ended: it would come to the same, bit for bit."""
         last = twin.last
         self.patient(lambda: current.trial.set_user_attr(DUPLICATE_OF, twin.origin))
@@ -385,9 +383,8 @@ class Worker:
         else:
             curve = tuple(last.intermediate_values[at] for at in sorted(last.intermediate_values))
             outcome = Outcome("PRUNED", reports=curve)
-        current.directory = self.stage.record_copy(current.trial, self.ledger, twin, outcome)
-        if current.directory is not None:
-            self.say("opened", current.number, directory=str(current.directory))
+        current.directory = self.stage.record_copy(job, twin, outcome)
+        self.say("opened", current.number, directory=str(current.directory))
         self.end(current, outcome)
 
     # --- the database
@@ -440,21 +437,39 @@ def clear(directory: Path | None) -> None:
             shutil.rmtree(extra, ignore_errors=True)
 
 
-def settle(directory: Path | None, reason: str) -> None:
-    """Say FAILED of a trial's run whose process could not do so itself."""
+def record_failure(stage: Stage, ledger: Ledger, trial: FrozenTrial) -> Path | None:
+    """See to it that the run of a trial which failed for good says FAILED, and why; its directory.
+
+    Its process may have ended without a word, before it had begun a run, or its worker before it could do this: whoever
+    comes next on the same machine does it.
+    """
     from litmus.errors import Refused
+    from litmus.tracking import directory_of
+
+    if RUN_UID not in trial.user_attrs:
+        return None  # it never was a config that could be trained
+    reason = reason_of(trial)
+    directory = directory_of(ledger.uid_of(trial), stage.home)
+    try:
+        if directory is None:
+            return stage.record_failed(stage.job_again(trial, ledger), reason)
+        settle(directory, reason)
+    except Refused:  # somebody is at it
+        return None
+    return directory
+
+
+def settle(directory: Path, reason: str) -> None:
+    """Say FAILED of a run whose process could not do so itself, or of which all that was known is that it was gone."""
     from litmus.tracking import Run
     from litmus.tracking.spool import Spool
 
-    if directory is None:
-        return
     with Spool(directory) as spool:
-        if spool.status != "RUNNING":
+        if spool.status in ("FINISHED", "FAILED"):
             return
-    with contextlib.suppress(Refused):
-        tracked = Run.take_over(directory, send="off")
-        tracked.set_tags({"litmus.fail_reason": reason, "litmus.state": "FAIL"})
-        tracked.finish("FAILED")
+    tracked = Run.take_over(directory, send="off")
+    tracked.set_tags({"litmus.fail_reason": reason, "litmus.state": "FAIL"})
+    tracked.finish("FAILED")
 
 
 def _is_twin(lineage: Lineage, origin: int, sha: str) -> bool:
