@@ -70,7 +70,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("resume", "stopping", "tracking", "weights"),
     },
     "study": {
-        *("channel", "config", "devices", "diagnosis", "evaluation", "experiment", "launch"),
+        *("channel", "config", "data", "devices", "diagnosis", "evaluation", "experiment", "launch"),
         *("paths", "ranks", "resume", "stopping", "tracking", "trained", "weights"),
     },
     "cli": {

@@ -1,5 +1,7 @@
 """One worker without a training: what it takes, what it fails as surplus, what of a trial that another ended."""
 
+import gc
+
 import pytest
 from optuna.trial import TrialState
 
@@ -145,3 +147,17 @@ def test_where_nothing_can_be_drawn_a_failed_trial_is_not_replaced(bench, worker
     assert not worker.may_begin()
     monkeypatch.setattr(type(bench.stage), "draws", True)
     assert worker.may_begin()
+
+
+def frozen_objects(tell):
+    tell.send(gc.get_freeze_count())
+
+
+def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector():
+    """Else the first full collection in each child copies every page that it shares with its siblings."""
+    hear, tell = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=frozen_objects, args=(tell,))
+    process.start()
+    tell.close()
+    assert hear.recv() > 100_000
+    process.join()
