@@ -1,13 +1,16 @@
 """One worker without a training: what it takes, what it fails as surplus, what of a trial that another ended."""
 
 import gc
+import os
+import signal
+import sys
 
 import pytest
 from optuna.trial import TrialState
 
 from litmus.study.ledger import RUN_UID, lineages, reason_of
 from litmus.study.trial import Outcome
-from litmus.study.worker import CONTEXT, Current, Post, Worker, forked, record_failure
+from litmus.study.worker import CONTEXT, Current, Post, Worker, answer_of, forked, record_failure
 from litmus.tracking import Run, find_run
 from litmus.tracking.spool import Spool
 from tests.reliability.study_help import Bench, write_study
@@ -161,3 +164,20 @@ def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_colle
     tell.close()
     assert hear.recv() > 100_000
     process.join()
+
+
+def killed_the_first_time(marker, tell):
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell.send("an answer")
+
+
+def fails(tell):
+    sys.exit(3)
+
+
+def test_a_process_apart_that_is_killed_is_begun_again_and_one_that_fails_is_not(tmp_path):
+    assert answer_of(killed_the_first_time, (tmp_path / "seen",), "the check") == "an answer"
+    with pytest.raises(RuntimeError, match="the check ended with exit code 3, without an answer"):
+        answer_of(fails, (), "the check")

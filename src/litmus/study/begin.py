@@ -15,7 +15,7 @@ from litmus.errors import Problem, Refused, nearest, refuse
 from litmus.study.ledger import FINGERPRINT, STUDY_UID
 from litmus.study.stage import Stage
 from litmus.study.storage import Storage, exclusive
-from litmus.study.worker import CONTEXT, forked
+from litmus.study.worker import answer_of
 
 PREPARED, DATA = "litmus.prepared", "litmus.data_digest"
 WARM_START = 5
@@ -138,17 +138,7 @@ def check_data(config: StudyConfig, *, source: str) -> str:
     Returns:
         The data's digest.
     """
-    hear, tell = CONTEXT.Pipe(duplex=False)
-    process = forked(_check, (config, tell), "litmus-check")
-    tell.close()
-    try:
-        problems, digest = hear.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the check of the base config ended with exit code {process.exitcode}") from None
-    finally:
-        hear.close()
-    process.join()
+    problems, digest = answer_of(_check, (config,), "the check of the base config")
     if problems:
         raise Refused(problems, source=source)
     return str(digest)

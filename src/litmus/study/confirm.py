@@ -20,7 +20,7 @@ from litmus.study.ledger import STUDY_UID, Ledger, Lineage, uid_of
 from litmus.study.stage import CANDIDATE, SEED, VALUES, Confirmation, Stage, config_sha, fresh_seeds
 from litmus.study.storage import Storage, exclusive
 from litmus.study.verdict import Candidate, OnTest
-from litmus.study.worker import CONTEXT, forked
+from litmus.study.worker import answer_of
 
 
 def candidates(stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
@@ -155,16 +155,7 @@ def test(stage: Stage, wanted: Mapping[str, Sequence[str]]) -> tuple[list[OnTest
     Returns:
         Their errors, and the run directories, which have something to send again.
     """
-    hear, tell = CONTEXT.Pipe(duplex=False)
-    process = forked(_test, (stage.home, wanted, stage.folder, tell), "litmus-test")
-    tell.close()
-    try:
-        counted = hear.recv()
-    except EOFError:
-        raise RuntimeError(f"the test set was not evaluated: see {stage.folder / 'logs' / 'test.log'}") from None
-    finally:
-        hear.close()
-        process.join()
+    counted = answer_of(_test, (stage.home, wanted, stage.folder), "the evaluation of the test set")
     directories = [Path(path) for _, _, _, paths in counted for path in paths]
     return [OnTest(name, tuple(errors), num) for name, errors, num, _ in counted if errors], directories
 

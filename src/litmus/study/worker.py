@@ -56,6 +56,8 @@ SAVE_SEC = 60.0
 """How long a training may take to save its state when it is asked to stop."""
 SERVER_GONE = "the process that trainings are forked from is gone"
 _DUPLICATES_BEFORE_WAIT = 10
+_SERVER_DIED = 255
+"""What multiprocessing takes for the exit code of a process whose forkserver is gone."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["litmus.study.warm"])
@@ -73,6 +75,28 @@ def forked(target: Callable[..., Any], args: tuple[Any, ...], name: str) -> Any:
                 raise
             time.sleep(wait_sec)
     return process
+
+
+def answer_of(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+    """What ``target(*args, tell)`` sends in a process apart. One that is killed is begun again: it must bear that.
+
+    Raises:
+        RuntimeError: it ended by itself without an answer, or was killed three times.
+    """
+    for _ in range(3):
+        hear, tell = CONTEXT.Pipe(duplex=False)
+        process = forked(target, (*args, tell), name)
+        tell.close()
+        try:
+            return hear.recv()
+        except EOFError:
+            process.join()
+            if process.exitcode > 0 and process.exitcode != _SERVER_DIED:
+                break
+        finally:
+            hear.close()
+            process.join()
+    raise RuntimeError(f"{name} ended with exit code {process.exitcode}, without an answer")
 
 
 def share_forkserver() -> None:
