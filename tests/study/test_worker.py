@@ -1,14 +1,19 @@
 """One worker without a training: what it takes, what it fails as surplus, what of a trial that another ended."""
 
 import gc
+import json
 import os
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from litmus.study.ledger import RUN_UID, lineages, reason_of
+from litmus.study import confirm
+from litmus.study.ledger import RUN_UID, lineages, reason_of, uid_of
 from litmus.study.trial import Outcome
 from litmus.study.worker import CONTEXT, Current, Post, Worker, answer_of, forked, record_failure
 from litmus.tracking import Run, find_run
@@ -181,3 +186,43 @@ def test_a_process_apart_that_is_killed_is_begun_again_and_one_that_fails_is_not
     assert answer_of(killed_the_first_time, (tmp_path / "seen",), "the check") == "an answer"
     with pytest.raises(RuntimeError, match="the check ended with exit code 3, without an answer"):
         answer_of(fails, (), "the check")
+
+
+def test_a_training_killed_as_it_found_its_trial_finished_is_told_as_finished(bench, worker, monkeypatch):
+    """An earlier attempt had ended; the next one's process is killed before it can say which run it is."""
+    trial = worker.next_trial()
+    job = bench.stage.job(trial, bench.ledger)
+    run = Run.start(home=bench.stage.home, experiment="x", name="t", uid=job.uid, send="off")
+    table = {name: {"loss": 0.25, "err": 0.25} for name in ("train_eval", "val")}
+    run.log_text(json.dumps({**table, "epochs": 2, "trained_sec": 1.0, "num_params": 3}), "result.json")
+    run.finish()
+    monkeypatch.setattr("litmus.study.worker.run_job", dies_at_once)
+    outcome = worker.train(Current(trial, 0, 0), job)
+    assert (outcome.state, outcome.values) == ("COMPLETE", (0.25,))
+
+
+def dies_at_once(job, door):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_that_was_killed_before_its_first_fact_gets_all_of_them(bench, worker):
+    trial = worker.next_trial()
+    job = bench.stage.job(trial, bench.ledger)
+    trial.set_user_attr(RUN_UID, job.uid)
+    run = Run.start(home=bench.stage.home, experiment="x", name="t", uid=job.uid, send="off")
+    run.hand_over()
+    with closing(sqlite3.connect(run.dir / "spool.sqlite")) as db, db:
+        db.execute("DELETE FROM log")
+    worker.end(Current(trial, 0, 0), Outcome("FAIL", reason="killed: its process ended by SIGKILL"))
+    stored = find_run(job.uid, home=bench.stage.home)
+    assert (stored.status, stored.kind, stored.tags["litmus.run_uid"]) == ("FAILED", "trial", job.uid)
+    assert stored.params["optim.lr"] == str(job.config.optim.lr)
+
+
+def test_the_run_of_a_copy_is_the_one_that_was_trained(bench):
+    attrs = {"litmus.duplicate_of": 7}
+    trial = optuna.create_trial(value=0.5, user_attrs=attrs)
+    trial.number = 3
+    (copy,) = lineages([trial], max_retry=1).values()
+    assert copy.trained_as == 7
+    assert confirm.runs_of(bench.stage, None, None, copy) == [uid_of(bench.stage.uid, bench.stage.study_name, 7)]

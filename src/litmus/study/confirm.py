@@ -132,15 +132,16 @@ def name_of(origin: int) -> str:
     return f"trial {origin}" if origin else "base"
 
 
-def runs_of(stage: Stage, storage: Storage, confirmation: Confirmation | None, origin: int) -> list[str]:
-    """uids of a candidate's runs: of its confirmation, the first fresh seed first; without one, of its trial."""
+def runs_of(stage: Stage, storage: Storage, confirmation: Confirmation | None, one: Lineage) -> list[str]:
+    """uids of the runs that trained a candidate: those of its confirmation, the first fresh seed first; without one,
+    that of its trial, or of the trial that it is a copy of."""
     study = existing(confirmation.study_name, storage) if confirmation is not None else None
     if confirmation is None or study is None:
-        return [uid_of(stage.uid, stage.study_name, origin)]
+        return [uid_of(stage.uid, stage.study_name, one.trained_as)]
     complete = complete_of(confirmation.ledger(study, storage).lineages())
-    mine = [one for one in complete if one.last.params[CANDIDATE] == origin]
-    mine.sort(key=lambda one: int(one.last.params[SEED]))
-    return [uid_of(stage.uid, confirmation.study_name, one.origin) for one in mine]
+    mine = [training for training in complete if training.last.params[CANDIDATE] == one.origin]
+    mine.sort(key=lambda training: int(training.last.params[SEED]))
+    return [uid_of(stage.uid, confirmation.study_name, training.origin) for training in mine]
 
 
 # --- the test set, once -----------------------------------------------------------------------------------------------

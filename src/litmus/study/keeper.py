@@ -119,7 +119,7 @@ class Keeper:
         if best is not None:
             from litmus.study.ledger import uid_of
 
-            self.name_best(uid_of(self.stage.uid, self.stage.study_name, best.origin), best.origin)
+            self.name_best(uid_of(self.stage.uid, self.stage.study_name, best.trained_as), best.origin)
 
     def name_best(self, uid: str, origin: int) -> None:
         """What ``best:STUDY`` means from now on."""

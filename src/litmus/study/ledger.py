@@ -54,6 +54,11 @@ class Lineage:
         return ended[0] if ended else self.attempts[-1]
 
     @property
+    def trained_as(self) -> int:
+        """Origin of the lineage whose training this is: another's, where this one is a copy."""
+        return int(self.last.user_attrs.get(DUPLICATE_OF, self.origin))
+
+    @property
     def alive(self) -> bool:
         """Whether it holds one of the study's places."""
         return self.state in ("finished", "running", "waiting", "pending")

@@ -353,7 +353,8 @@ class Conductor:
         tested: list[OnTest] = []
         if best is not None:
             origin = winner.number if winner is not None and winner.number is not None else best.origin
-            runs = {confirm.name_of(k): confirm.runs_of(stage, self.storage, confirmation, k) for k in (origin, 0)}
+            beside = [one for one in complete if one.origin in (origin, 0)]  # a base that failed has nothing to test
+            runs = {confirm.name_of(k.origin): confirm.runs_of(stage, self.storage, confirmation, k) for k in beside}
             self.keeper.name_best(runs[confirm.name_of(origin)][0], origin)
             tested, directories = confirm.test(stage, runs)
             for directory in directories:

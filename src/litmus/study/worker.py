@@ -282,7 +282,10 @@ class Worker:
             door.close()
         if ended:
             return ended[-1]
-        before = outcome_of(current.directory, job.objectives)
+        from litmus.tracking import directory_of
+
+        # Killed before it could say so, it may have found that an earlier attempt had ended.
+        before = outcome_of(current.directory or directory_of(job.uid, self.stage.home), job.objectives)
         if before is not None:
             return before
         if orphaned:
@@ -475,12 +478,21 @@ def record_failure(stage: Stage, ledger: Ledger, trial: FrozenTrial) -> Path | N
     reason = reason_of(trial)
     directory = directory_of(ledger.uid_of(trial), stage.home)
     try:
-        if directory is None:
+        if directory is None or not _has_begun(directory):
             return stage.record_failed(stage.job_again(trial, ledger), reason)
         settle(directory, reason)
     except Refused:  # somebody is at it
         return None
     return directory
+
+
+def _has_begun(directory: Path) -> bool:
+    """Whether the run got as far as its tags and parameters; its process may have been killed in between."""
+    from litmus.tracking.spool import Spool
+    from litmus.tracking.store import UID_TAG
+
+    with Spool(directory) as spool:
+        return UID_TAG in spool.texts("tag")
 
 
 def settle(directory: Path, reason: str) -> None:
