@@ -1,10 +1,10 @@
 """One worker without a training: what it takes, what it fails as surplus, what of a trial that another ended."""
 
-import gc
 import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 
@@ -157,18 +157,23 @@ def test_where_nothing_can_be_drawn_a_failed_trial_is_not_replaced(bench, worker
     assert worker.may_begin()
 
 
-def frozen_objects(tell):
-    tell.send(gc.get_freeze_count())
-
-
-def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector():
+def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector(tmp_path):
     """Else the first full collection in each child copies every page that it shares with its siblings."""
-    hear, tell = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=frozen_objects, args=(tell,))
-    process.start()
-    tell.close()
-    assert hear.recv() > 100_000
-    process.join()
+    script = tmp_path / "fork.py"  # on its own: a process has one forkserver, that of whoever asked first
+    script.write_text(
+        "import gc\n"
+        "def count(tell):\n"
+        "    tell.send(gc.get_freeze_count())\n"
+        "if __name__ == '__main__':\n"
+        "    from litmus.study.worker import CONTEXT\n"
+        "    hear, tell = CONTEXT.Pipe(duplex=False)\n"
+        "    process = CONTEXT.Process(target=count, args=(tell,))\n"
+        "    process.start()\n"
+        "    print(hear.recv())\n"
+        "    process.join()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) > 100_000
 
 
 def killed_the_first_time(marker, tell):
