@@ -1,12 +1,13 @@
 """Images a second from memory to the normalised batch, beside torchvision and kornia, and the memory that it takes.
 
-    python scripts/bench/data_path.py [--quick]
+    python scripts/bench/data_path.py [--quick] [--device cuda] [--workers 2]
 
 Every contestant gets the same 32x32x3 images in memory, shuffles, augments by the same amounts (bilinear) and ends at
-a normalised float batch of 128. Ours is ``ImageDataModule``'s loader and ``to_batch``, what ``litmus fit`` runs.
-torchvision runs per sample in a DataLoader, on PIL images (as its data sets hand them out) and on tensors; the target
-is set against the faster. kornia gets whole batches by the same single gather as ours. Rounds are interleaved, figures
-are medians of rounds; a ratio is the median of the rounds' ratios. Memory is what the process holds after an epoch.
+a normalised float batch of 128 on the device. Ours is ``ImageDataModule``'s loader and ``to_batch``, what ``litmus
+fit`` runs. torchvision runs per sample in a DataLoader, on PIL images (as its data sets hand them out) and on tensors;
+the target is set against the faster. kornia gets whole batches by the same single gather as ours. Rounds are
+interleaved, figures are medians of rounds; a ratio is the median of the rounds' ratios. Memory is what the process
+holds after an epoch.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import InterpolationMode, ToTensor, v2
 
+from litmus.data.batch import Batch
 from litmus.data.datamodule import ImageDataModule
 
 BATCH = 128
@@ -64,31 +66,47 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
 
-def per_sample(images: Tensor, labels: Tensor, operations: list[v2.Transform], *, pil: bool, workers: int) -> Batches:
+def per_sample(
+    images: Tensor, labels: Tensor, operations: list[v2.Transform], device: torch.device, *, pil: bool, workers: int
+) -> Batches:
     to_float = [ToTensor()] if pil else [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     samples = Samples(images, labels, v2.Compose([*operations, *to_float, v2.Normalize(MEAN, STD)]), pil=pil)
     # A pass ends: workers that had batches left to prefetch would do so during the next contestant's turn.
     order = RandomSampler(samples, num_samples=BATCH * (64 if workers else 16))
-    loader = DataLoader(samples, BATCH, sampler=order, num_workers=workers, persistent_workers=workers > 0)
-    return lambda: (batch for batch, _ in loader)
+    pin = device.type == "cuda"
+    loader = DataLoader(
+        samples, BATCH, sampler=order, num_workers=workers, persistent_workers=workers > 0, pin_memory=pin
+    )
+    return lambda: (batch.to(device, non_blocking=True) for batch, _ in loader)
 
 
-def by_kornia(images: Tensor, labels: Tensor, operations: list[torch.nn.Module]) -> Batches:
+def by_kornia(images: Tensor, labels: Tensor, operations: list[torch.nn.Module], device: torch.device) -> Batches:
+    pin = device.type == "cuda"
     pipeline = kornia.AugmentationSequential(*operations, kornia.Normalize(MEAN, STD), data_keys=["input"])
 
     def batches() -> Iterator[Tensor]:
         for idx in torch.randperm(len(images)).split(BATCH):
             labels.index_select(0, idx)
-            yield pipeline(images.index_select(0, idx).float().div_(255))
+            batch = images.index_select(0, idx)
+            batch = (batch.pin_memory() if pin else batch).to(device, non_blocking=True)
+            yield pipeline(batch.float().div_(255))
 
     return batches
 
 
-def ours(data: ImageDataModule) -> Batches:
-    return lambda: (data.to_batch(batch, epoch=0).images for batch in data.train_dataloader())
+def ours(data: ImageDataModule, device: torch.device) -> Batches:
+    def batches() -> Iterator[Tensor]:
+        loader = data.train_dataloader()
+        if device.type == "cuda":  # as under a trainer
+            loader = DataLoader(loader.dataset, None, sampler=loader.sampler, pin_memory=True)
+        for batch in loader:
+            on_device = Batch(*(column.to(device, non_blocking=True) for column in batch))
+            yield data.to_batch(on_device, epoch=0).images
+
+    return batches
 
 
-def contestants(name: str, num_images: int) -> dict[str, Batches]:
+def contestants(name: str, num_images: int, device: torch.device, workers: int) -> dict[str, Batches]:
     if name == "full":
         augment = {"shift": 0.1, "rotate": 15.0, "scale": (0.9, 1.1), "shear": 10.0, "hflip": 0.5}
         augment |= {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
@@ -108,15 +126,16 @@ def contestants(name: str, num_images: int) -> dict[str, Batches]:
     train = data.indices("train")
     images, labels = data.images("train")[train], data.images("train").labels[train]
     peers = {
-        f"torchvision, {'PIL' if pil else 'tensors'}, {workers} workers": per_sample(
-            images, labels, torchvision, pil=pil, workers=workers
+        f"torchvision, {'PIL' if pil else 'tensors'}, {count} workers": per_sample(
+            images, labels, torchvision, device, pil=pil, workers=count
         )
-        for pil, workers in itertools.product((True, False), (0, 2))
+        for pil, count in itertools.product((True, False), (0, workers))
     }
-    return {**peers, "kornia": by_kornia(images, labels, [*batchwise, kornia.RandomHorizontalFlip()]), OURS: ours(data)}
+    peers["kornia"] = by_kornia(images, labels, [*batchwise, kornia.RandomHorizontalFlip()], device)
+    return {**peers, OURS: ours(data, device)}
 
 
-def rate(batches: Batches, seconds: float) -> float:
+def rate(batches: Batches, seconds: float, device: torch.device) -> float:
     """Images a second over as many passes as take ``seconds``, the first batch of each (workers start) left out."""
     count, elapsed = 0, 0.0
     while elapsed < seconds:
@@ -125,18 +144,29 @@ def rate(batches: Batches, seconds: float) -> float:
         started = time.perf_counter()
         for batch in one_pass:
             count += len(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         elapsed += time.perf_counter() - started
     assert batch.shape[1:] == (3, 32, 32)
     assert batch.dtype == torch.float32
     return count / elapsed
 
 
-def race(name: str, *, rounds: int, seconds: float, num_images: int, targets: dict[str, float]) -> None:
-    runners = contestants(name, num_images)
+def race(
+    name: str,
+    *,
+    rounds: int,
+    seconds: float,
+    num_images: int,
+    device: torch.device,
+    workers: int,
+    targets: dict[str, float],
+) -> None:
+    runners = contestants(name, num_images, device, workers)
     rates: dict[str, list[float]] = {runner: [] for runner in runners}
     for turn in range(rounds + 1):  # the first round warms caches and workers
         for runner, batches in runners.items():
-            measured = rate(batches, seconds)
+            measured = rate(batches, seconds, device)
             if turn:
                 rates[runner].append(measured)
     peers = [runner for runner in runners if runner != OURS]
@@ -165,11 +195,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="a minute, rougher figures")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--workers", type=int, default=2, help="of torchvision's data loader, in its second rows")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     seconds, rounds, num_images = (0.3, 3, 10_000) if given.quick else (1.0, given.rounds, 20_000)
-    run = partial(race, rounds=rounds, seconds=seconds, num_images=num_images)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, 32x32x3")
+    run = partial(
+        race, rounds=rounds, seconds=seconds, num_images=num_images, device=given.device, workers=given.workers
+    )
+    where = torch.cuda.get_device_name(given.device) if given.device.type == "cuda" else "cpu"
+    print(f"torch {torch.__version__}, {where}, {torch.get_num_threads()} threads, batch {BATCH}, 32x32x3")
     run("full", targets={"torchvision": 15, "kornia": 2})
     run("pad-crop and flip", targets={"torchvision": 20, "kornia": 2})
     memory(50_000)

@@ -1017,4 +1017,11 @@ MUTANTS += [
         "        except (EOFError, ConnectionError):\n            if wait_sec:\n",
         "tests/study/test_worker.py::test_a_process_is_asked_for_again_where_the_forkserver_has_just_died",
     ),
+    Mutant(
+        "the-forkserver-asks-for-gpus",
+        "tracking/record.py",
+        "        for look in (code_digest, installed_packages,",
+        "        for look in (environment, code_digest, installed_packages,",
+        "tests/study/test_worker.py::test_the_forkserver_never_looked_at_cuda_which_no_child_could_use_then",
+    ),
 ]

@@ -67,13 +67,13 @@ def fit(call, cwd, name, overrides, **options):
     assert code == 0, said
 
 
-def reproduced(names, cwd, call=litmus):
+def reproduced(names, cwd, call=litmus, more=()):
     """Those of ``names`` that were identical to the end, made and reproduced with other defaults of threads."""
     found, said = [], {}
     for number, name in enumerate(names):
         word = re.sub(r"\W+", "-", name)
         threads = (1, CORES) if number % 2 else (CORES, 1)
-        fit(call, cwd, word, CONFIGS[name], threads=threads[0])
+        fit(call, cwd, word, [*CONFIGS[name], *more], threads=threads[0])
         code, said[name] = call("reproduce", word, cwd=cwd, threads=threads[1])
         if code == 0 and "\nIDENTICAL\n" in said[name] and "every number of result.json" in said[name]:
             found.append(name)

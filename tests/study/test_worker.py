@@ -157,23 +157,34 @@ def test_where_nothing_can_be_drawn_a_failed_trial_is_not_replaced(bench, worker
     assert worker.may_begin()
 
 
-def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector(tmp_path):
-    """Else the first full collection in each child copies every page that it shares with its siblings."""
-    script = tmp_path / "fork.py"  # on its own: a process has one forkserver, that of whoever asked first
+@pytest.fixture(scope="module")
+def forked_fresh(tmp_path_factory):
+    """What a child of a study's own forkserver finds: a process has one forkserver, that of whoever asked first."""
+    script = tmp_path_factory.mktemp("fork") / "fork.py"
     script.write_text(
-        "import gc\n"
-        "def count(tell):\n"
-        "    tell.send(gc.get_freeze_count())\n"
+        "import gc, json, torch\n"
+        "def look(tell):\n"
+        "    tell.send({'frozen': gc.get_freeze_count(), 'no_cuda': torch.cuda._is_in_bad_fork()})\n"
         "if __name__ == '__main__':\n"
         "    from litmus.study.worker import CONTEXT\n"
         "    hear, tell = CONTEXT.Pipe(duplex=False)\n"
-        "    process = CONTEXT.Process(target=count, args=(tell,))\n"
+        "    process = CONTEXT.Process(target=look, args=(tell,))\n"
         "    process.start()\n"
-        "    print(hear.recv())\n"
+        "    print(json.dumps(hear.recv()))\n"
         "    process.join()\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
-    assert int(done.stdout) > 100_000
+    return json.loads(done.stdout)
+
+
+def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector(forked_fresh):
+    """Else the first full collection in each child copies every page that it shares with its siblings."""
+    assert forked_fresh["frozen"] > 100_000
+
+
+def test_the_forkserver_never_looked_at_cuda_which_no_child_could_use_then(forked_fresh):
+    """torch marks the children of a process that has, with or without a GPU: a trial on one would fail at once."""
+    assert not forked_fresh["no_cuda"]
 
 
 def killed_the_first_time(marker, tell):

@@ -22,7 +22,7 @@ import litmus.launch
 import litmus.study.worker
 import litmus.tracking.run
 import litmus.tracking.system
-from litmus.tracking.record import code_digest, environment, fix_surroundings, git_diff, installed_packages
+from litmus.tracking.record import fix_surroundings
 
 __all__ = ["litmus", "torch"]
 
@@ -46,8 +46,6 @@ def _receive_or_go_on(asking: socket.socket, size: int) -> list[int]:
 reduction.recvfds = _receive_or_go_on  # type: ignore[assignment]
 
 fix_surroundings()  # the trials of a study are of one code, whatever happens to the sources meanwhile
-for _look in (environment, installed_packages, git_diff, code_digest):
-    _look()
 
 # What was imported is never garbage. Left to the collector, its first full round in every child reads, and by marking
 # copies, all of the pages that are shared: 0.3 s of a trial.

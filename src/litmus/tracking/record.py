@@ -41,10 +41,13 @@ _fixed: dict[str, Any] | None = None
 
 
 def fix_surroundings() -> None:
-    """From now on git and the installed packages are asked once: for a process that is forked for each of many runs,
-    whose code was imported long before."""
+    """Look at the code, at git and at the installed packages, and from now on tell what was seen: for a process that is
+    forked for each of many runs. Nothing here may ask for GPUs: CUDA does not survive a fork."""
     global _fixed
-    _fixed = {} if _fixed is None else _fixed
+    if _fixed is None:
+        _fixed = {}
+        for look in (code_digest, installed_packages, lock_report, _git_facts, git_diff):
+            look()
 
 
 def _once_if_fixed(look: Callable[..., T]) -> Callable[..., T]:

@@ -253,8 +253,9 @@ class Spool:
         """Artifacts that are not at this destination yet; of a path written twice, only the last counts."""
         rows = self._all(
             f"SELECT max(seq), {_COLUMNS} FROM log WHERE kind = 'artifact' GROUP BY key"
-            " HAVING max(seq) NOT IN (SELECT seq FROM delivered WHERE label = ?1 UNION"
-            " SELECT seq FROM skipped WHERE label = ?1) ORDER BY seq",
+            " HAVING max(seq) NOT IN (SELECT seq FROM delivered WHERE label = ? UNION"
+            " SELECT seq FROM skipped WHERE label = ?) ORDER BY seq",
+            label,
             label,
         )
         return [_row(row) for row in rows]
