@@ -42,7 +42,7 @@ ROWS = {  # key -> claim, in the order of the table
     "study_locks": "the database of a study locked for 10 s, or its server stopped for 4 s: lost or doubled trials",
     "study_stopped": "a worker stopped for longer than the grace time, and woken: overwrites nothing, lives on",
     "study_writers": "8 and 16 workers at once on one database, 400 trials each: errors, and trials lost or too many",
-    "study_two_commands": "two `litmus tune` of one study on PostgreSQL, two homes, one of them killed",
+    "study_two_commands": "two `litmus tune` of one study on PostgreSQL, two homes, all of one killed at once",
     "overhead": "time that all of this costs a training step of ResNet-20",
     "cuda": "the same on a GPU, with CUDA's determinism flags",
 }

@@ -26,7 +26,7 @@ from litmus.config.study import base_config, load_study
 from litmus.experiment import objective_of
 from litmus.study import worker
 from litmus.study.begin import prepare
-from litmus.study.ledger import RUN_UID
+from litmus.study.ledger import RUN_UID, WORKER
 from litmus.study.pool import Pool
 from litmus.study.stage import Stage
 from litmus.study.storage import open_storage, place_of
@@ -322,6 +322,13 @@ def processes_in(folder: Path) -> dict[int, str]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def running_in(folder: Path, bench: Bench) -> list[int]:
+    """Numbers of the trials that processes in ``folder`` are at, past their first epoch."""
+    pids, trials = processes_in(folder), bench.ledger.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    workers = {t.number: t.user_attrs.get(WORKER, "").split("|")[-2:-1] for t in trials if t.intermediate_values}
+    return [number for number, pid in workers.items() if pid and int(pid[0]) in pids]
 
 
 # --- what it came to --------------------------------------------------------------------------------------------------

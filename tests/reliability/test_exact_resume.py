@@ -133,7 +133,7 @@ def kill_until_done(folder, config, rng, *, kills):
     while True:
         child = children.start(train, folder, config, log=folder.with_suffix(".log"))
         if done < kills:
-            child.join(rng.uniform(0.1, 1.4))
+            child.join(rng.uniform(0.1, 0.8))
         else:
             child.join()
         if child.is_alive():

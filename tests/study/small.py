@@ -36,7 +36,7 @@ BASE = {
     "tracking.system_metrics": False,
     "tracking.offline": True,
 }
-LONG = 40
+LONG = 120
 """Epochs of a training that is caught in the act."""
 
 

@@ -210,8 +210,9 @@ def test_a_trial_is_lost_when_its_heart_stops_and_only_then(place):
 def set_heartbeat(study, trial, *, seconds_ago):
     at = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=seconds_ago)
     with study._storage._backend.engine.begin() as connection:
-        statement = "UPDATE trial_heartbeats SET heartbeat = :at WHERE trial_id = :id"
-        connection.execute(sqlalchemy.text(statement), {"at": at, "id": trial._trial_id})
+        statement = sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = :at WHERE trial_id = :id")
+        statement = statement.bindparams(sqlalchemy.bindparam("at", type_=sqlalchemy.DateTime))
+        connection.execute(statement, {"at": at, "id": trial._trial_id})
 
 
 def test_a_trial_killed_before_its_first_beat_is_found(place):

@@ -221,7 +221,7 @@ def test_nobody_sends_a_run_that_asked_for_silence(start, server, caplog):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, warnings
 from litmus.tracking.run import Run
 run = Run.start(home={home!r}, experiment="litmus/digits", name="killed", params={{"seed": 0}})
 assert "mlflow" not in sys.modules
@@ -229,6 +229,7 @@ for step in range(50):
     run.log_metrics({{"train/loss": 0.5}}, step=step)
 run.flush()
 print(run.dir, flush=True)
+warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork")  # Python 3.12 on what follows
 child = os.fork()  # a data worker, which outlives its parent and holds what that had open
 if child == 0:
     import time

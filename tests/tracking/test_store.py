@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import warnings
+from contextlib import closing
 
 import mlflow
 import pytest
@@ -154,6 +158,64 @@ def test_only_the_embedded_store_is_migrated_and_a_copy_is_kept(store, tmp_path)
     with sqlite3.connect(f"{database}.before-migration") as copy:
         assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == ("b7c8d9e0f1a2",)
     copy.close()
+
+
+DIES = """
+import os, signal, sys
+import sqlalchemy
+from litmus.tracking.destination import resolve
+from litmus.tracking.store import Store
+left = int(sys.argv[2])
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "before_cursor_execute")
+def count(*args):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+Store(resolve(None, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("statements", [20, 200])
+def test_a_store_whose_maker_is_killed_is_made_by_the_next(home, statements):
+    done = subprocess.run([sys.executable, "-c", DIES, home, str(statements)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (home / "mlflow.db").exists()
+    assert sorted(path.name for path in home.iterdir() if "new" in path.name)
+    store = Store(resolve(None, home))
+    assert store.exists(attach(store))
+    assert not [path.name for path in home.iterdir() if "new" in path.name]
+
+
+def test_a_migration_that_was_cut_begins_again_from_the_copy(store):
+    """MLflow's own migrations are no transactions: a table of the next version stands, its number is not there yet."""
+    run_id = attach(store)
+    database = store.destination.database
+    with closing(sqlite3.connect(database)) as db, db:
+        (head,) = db.execute("SELECT version_num FROM alembic_version").fetchone()
+        db.execute("UPDATE alembic_version SET version_num = 'b7c8d9e0f1a2'")
+    from mlflow.store.db import utils
+
+    calls = []
+
+    def upgrade(engine):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE of_the_next_version (x INTEGER)")
+        calls.append("begun")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{head}'")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_upgrade_db", upgrade)
+        with pytest.raises(KeyboardInterrupt):
+            Store(store.destination)
+        assert Store(store.destination).exists(run_id)
+    assert calls == ["begun", "begun"]
+    assert sorted(path.name for path in database.parent.iterdir() if "migrat" in path.name) == [
+        "mlflow.db.before-migration"
+    ]
 
 
 def _open_and_attach(home, index, results):

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -320,42 +320,67 @@ class Store:
 
 
 def create_sqlite_store(destination: Destination) -> None:
-    """Make or migrate a sqlite store so that any number of processes can open it at once.
+    """Make or migrate a sqlite store so that any number of processes can open it at once, and any can be killed.
 
-    MLflow's migrations race when two processes open a new file: one holds our
-    lock, the others wait. Only the embedded store is migrated to a newer MLflow,
-    after a copy was kept; another's store may be in use by an older MLflow.
+    MLflow's migrations race when two processes open a new file: one holds our lock, the others wait. Killed among
+    them, a process would leave tables that no later one can make or complete: a new store is made under another name
+    and appears whole. Only the embedded store is migrated to a newer MLflow, after a copy was kept, which one that was
+    cut begins from again; another's store may be in use by an older MLflow.
     """
-    database, artifacts = destination.database, destination.artifacts
+    database = destination.database
     assert database is not None
-    assert artifacts is not None
     database.parent.mkdir(parents=True, exist_ok=True)
     with locked(database.with_name(f".{database.name}.lock"), timeout_sec=_CREATE_TIMEOUT_SEC):
         from mlflow.exceptions import MlflowException
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+        if not database.exists() or not database.stat().st_size:
+            _make(destination, database)
         try:
-            SqlAlchemyStore(destination.uri, artifacts.as_uri())
+            _open(destination, database)
         except MlflowException as error:
             if not (destination.embedded and "out-of-date database schema" in str(error)):
                 raise
             _migrate(destination, database)
-            SqlAlchemyStore(destination.uri, artifacts.as_uri())
+            _open(destination, database)
+
+
+def _open(destination: Destination, database: Path) -> Any:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    assert destination.artifacts is not None
+    return SqlAlchemyStore(f"sqlite:///{database.as_posix()}", destination.artifacts.as_uri())
+
+
+def _make(destination: Destination, database: Path) -> None:
+    draft = database.with_name(f".{database.name}.new")
+    for name in (draft.name, f"{draft.name}-journal", f"{draft.name}-wal", f"{draft.name}-shm"):
+        draft.with_name(name).unlink(missing_ok=True)  # of one that was killed here
+    _open(destination, draft).engine.dispose()
+    draft.replace(database)
 
 
 def _migrate(destination: Destination, database: Path) -> None:
     import sqlalchemy
     from mlflow.store.db.utils import _upgrade_db
 
-    with sqlite3.connect(database) as old, sqlite3.connect(f"{database}.before-migration") as copy:
-        old.backup(copy)
-    old.close()
-    copy.close()
+    kept, begun = Path(f"{database}.before-migration"), database.with_name(f".{database.name}.migrating")
+    if begun.exists():  # and was cut: what it left is of no version
+        _copy_database(kept, database)
+    else:
+        _copy_database(database, kept)
+        begun.touch()
     engine = sqlalchemy.create_engine(destination.uri)
     try:
         _upgrade_db(engine)
     finally:
         engine.dispose()
+    begun.unlink()
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """By sqlite, which sees to those who have either open."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as copy:
+        old.backup(copy)
 
 
 def _remote(run: Any, experiment: str) -> Remote:
