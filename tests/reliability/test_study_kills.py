@@ -435,6 +435,7 @@ def test_two_commands_share_a_study_and_the_machine_of_one_may_die(tmp_path, pos
             for pid in help_.processes_in(paths[0].parent):  # all at once, as when its machine is gone
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            tunes[0].kill()
             wrong = [] if (code := tunes[1].wait(300)) == 0 else [f"exit code {code}: {tunes[1].output[-500:]}"]
             facts = help_.account(bench)
             trials = len(bench.ledger.study.trials)

@@ -9,7 +9,7 @@ import pytest
 from litmus.tracking.delivery import Delivery, settle
 from litmus.tracking.destination import Destination
 from litmus.tracking.spool import Lock, Spool, now_ms
-from litmus.tracking.store import RowsRefused, RunDeleted, RunGone, StoreTrouble
+from litmus.tracking.store import RowsRefused, RunDeleted, RunGone, StoreTrouble, attempt_in
 
 HERE = Destination("http://store", "http://store")
 
@@ -37,6 +37,9 @@ class MemoryStore:
 
     def exists(self, run_id):
         return run_id == self.run_id
+
+    def attempt_of(self, run_id):
+        return attempt_in(self.tags)
 
     def link_parent(self, run_id, *, experiment, parent_uid):
         self.parent = parent_uid if parent_uid in self.parents_known else self.parent
@@ -186,6 +189,35 @@ def test_a_run_deleted_in_mlflow_is_left_alone(spool, store):
     with pytest.raises(RunDeleted):
         delivery.deliver()
     assert delivery.gave_up
+
+
+def test_a_later_attempt_from_another_directory_is_not_overwritten(spool, store):
+    """A machine that was thought dead, or came back: another one went on with its trial, and finished it."""
+    spool.append([(1, "tag", "litmus.trial_attempt", "1", None), (1, "metric", "val/err", 0.5, 0)])
+    delivery = Delivery(spool, HERE, lambda destination: store)
+    delivery.deliver()
+    store.tags["litmus.trial_attempt"] = "2"  # as the other machine's record says
+    store.status = "FINISHED"
+    spool.append([(2, "metric", "val/err", 0.25, 1), (3, "status", "status", "KILLED", None)])
+    keep(spool, "late.txt", "late")
+    delivery.deliver()
+    assert (store.status, store.tags["litmus.trial_attempt"], store.files) == ("FINISHED", "2", {})
+    assert spool.is_sent(HERE.label)
+    assert spool.unsent(HERE.label) == 0
+    assert "attempt 1 at this run, of which attempt 2 is recorded elsewhere" in spool.skipped(HERE.label)[-1]
+
+    spool.append([(4, "tag", "litmus.fail_reason", "its process ended", None), (4, "status", "status", "KILLED", None)])
+    Delivery(spool, HERE, lambda destination: store).deliver()  # by who comes next: nothing at all is sent
+    assert (store.status, "litmus.fail_reason" in store.tags) == ("FINISHED", False)
+    assert spool.is_sent(HERE.label)
+
+
+def test_an_attempt_that_goes_on_in_its_directory_is_sent_as_ever(spool, store):
+    spool.append([(1, "tag", "litmus.trial_attempt", "1", None), (2, "status", "status", "KILLED", None)])
+    deliver(spool, store)
+    spool.append([(3, "tag", "litmus.trial_attempt", "2", None), (4, "status", "status", "FINISHED", None)])
+    deliver(spool, store)
+    assert (store.status, store.tags["litmus.trial_attempt"]) == ("FINISHED", "2")
 
 
 def test_a_file_that_fails_keeps_no_other_back(spool, store):

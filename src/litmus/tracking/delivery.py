@@ -24,6 +24,7 @@ from litmus.tracking.masking import mask_secrets
 from litmus.tracking.names import check_artifact
 from litmus.tracking.spool import ARTIFACTS, Lock, Row, Spool, blake2b_of, now_ms
 from litmus.tracking.store import (
+    ATTEMPT_TAG,
     MAX_METRICS,
     MAX_PARAMS,
     MAX_TAGS,
@@ -32,6 +33,7 @@ from litmus.tracking.store import (
     RunGone,
     Store,
     StoreTrouble,
+    attempt_in,
 )
 
 OWNER_LOCK = ".owner.lock"
@@ -46,6 +48,7 @@ class StoreLike(Protocol):
     """What a delivery needs of a store; ``Store`` is the real one."""
 
     def attach(self, *, uid: str, experiment: str, name: str, started_at: int, tags: dict[str, str]) -> str: ...
+    def attempt_of(self, run_id: str) -> int: ...
     def link_parent(self, run_id: str, *, experiment: str, parent_uid: str) -> bool: ...
     def exists(self, run_id: str) -> bool: ...
     def send(
@@ -86,6 +89,10 @@ def _chars(row: Row) -> int:
     return len(row.key) + (80 if row.kind == "metric" else len(row.value))
 
 
+class _Superseded(Exception):
+    """The store has the record of a later attempt at the run, made in another directory; nothing of ours is sent."""
+
+
 class Delivery:
     """One run on its way to one destination.
 
@@ -107,7 +114,7 @@ class Delivery:
         self.gave_up = False
 
     def deliver(self) -> None:
-        """Send all that is there now.
+        """Send all that is there now; nothing where the store has a later attempt at this run from elsewhere.
 
         Raises:
             StoreTrouble: not now; what was sent before is kept.
@@ -121,6 +128,8 @@ class Delivery:
         except RunDeleted:
             self.gave_up = True
             raise
+        except _Superseded as later:
+            self.spool.give_up(self.label, str(later))
 
     def verify(self) -> None:
         """If what we sent before is no longer there, begin again. For `sync`: costs one request."""
@@ -151,12 +160,18 @@ class Delivery:
                 tags=dict(list(self.spool.texts("tag").items())[:MAX_TAGS]),
             )
             self.spool.update_destination(self.label, run_id=self._run_id)
+            self._check_attempt(store)
         if self._parent and store.link_parent(
             self._run_id, experiment=self.spool.meta["experiment"], parent_uid=self._parent
         ):
             self._parent = ""
         self._send_rows(store)
         self._send_artifacts(store)
+
+    def _check_attempt(self, store: StoreLike) -> None:
+        tags = self.spool.texts("tag")
+        if ATTEMPT_TAG in tags and (theirs := store.attempt_of(self._run_id)) > (ours := attempt_in(tags)):
+            raise _Superseded(f"attempt {ours} at this run, of which attempt {theirs} is recorded elsewhere")
 
     def _send_rows(self, store: StoreLike) -> None:
         sent = self.spool.destination(self.label).sent
@@ -197,6 +212,7 @@ class Delivery:
             if row.kind == "dataset":
                 store.send_dataset(self._run_id, name=row.key, **json.loads(row.value))
             elif row.kind == "status":
+                self._check_attempt(store)
                 store.set_status(self._run_id, row.value, row.at)
         except RowsRefused as refusal:
             self._skip(row, refusal)

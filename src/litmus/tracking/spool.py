@@ -299,6 +299,15 @@ class Spool:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", (label, seq, reason))
 
+    def give_up(self, label: str, reason: str) -> None:
+        """All that this destination lacks it is never to have."""
+        rows = self._all("SELECT max(seq) FROM log WHERE kind != 'artifact' AND seq > ?", self.destination(label).sent)
+        with self._transaction() as db:
+            lacking = [seq for (seq,) in rows if seq is not None] + [row.seq for row in self.undelivered(label)]
+            db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", [(label, seq, reason) for seq in lacking])
+        if rows[0][0] is not None:
+            self.update_destination(label, sent=rows[0][0])
+
     def skipped(self, label: str) -> list[str]:
         """Rows this destination refuses for good, one sentence each."""
         rows = self._all(

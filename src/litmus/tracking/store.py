@@ -19,6 +19,8 @@ from litmus.tracking.destination import Destination
 from litmus.tracking.spool import locked
 
 UID_TAG = "litmus.run_uid"
+ATTEMPT_TAG = "litmus.trial_attempt"
+"""Several machines may have recorded one run in turn, each in a directory of its own: the last attempt's counts."""
 
 # MLflow's own limits (mlflow/utils/validation.py).
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 100
@@ -116,6 +118,11 @@ class Store:
             if found.info.lifecycle_stage == "deleted":
                 raise RunDeleted(f"run {found.info.run_id} was deleted in MLflow at {self.destination.label}")
             return found.info.run_id
+
+    def attempt_of(self, run_id: str) -> int:
+        """Which attempt at the run the store has the record of."""
+        with self._errors():
+            return attempt_in(self._client.get_run(run_id).data.tags)
 
     def link_parent(self, run_id: str, *, experiment: str, parent_uid: str) -> bool:
         """Nest the run under its parent; False if the parent is not in the store (yet)."""
@@ -381,6 +388,11 @@ def _copy_database(source: Path, target: Path) -> None:
     """By sqlite, which sees to those who have either open."""
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as copy:
         old.backup(copy)
+
+
+def attempt_in(tags: Mapping[str, str]) -> int:
+    given = tags.get(ATTEMPT_TAG, "")
+    return int(given) if given.isdigit() else 1
 
 
 def _remote(run: Any, experiment: str) -> Remote:
