@@ -343,26 +343,27 @@ def create_sqlite_store(destination: Destination) -> None:
         if not database.exists() or not database.stat().st_size:
             _make(destination, database)
         try:
-            _open(destination, database)
+            _try(destination, database)
         except MlflowException as error:
             if not (destination.embedded and "out-of-date database schema" in str(error)):
                 raise
             _migrate(destination, database)
-            _open(destination, database)
+            _try(destination, database)
 
 
-def _open(destination: Destination, database: Path) -> Any:
+def _try(destination: Destination, database: Path) -> None:
+    """Open it as MLflow does, which makes the tables of one that is empty."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     assert destination.artifacts is not None
-    return SqlAlchemyStore(f"sqlite:///{database.as_posix()}", destination.artifacts.as_uri())
+    SqlAlchemyStore(f"sqlite:///{database.as_posix()}", destination.artifacts.as_uri()).engine.dispose()
 
 
 def _make(destination: Destination, database: Path) -> None:
     draft = database.with_name(f".{database.name}.new")
     for name in (draft.name, f"{draft.name}-journal", f"{draft.name}-wal", f"{draft.name}-shm"):
         draft.with_name(name).unlink(missing_ok=True)  # of one that was killed here
-    _open(destination, draft).engine.dispose()
+    _try(destination, draft)
     draft.replace(database)
 
 
