@@ -1024,4 +1024,25 @@ MUTANTS += [
         "        for look in (environment, code_digest, installed_packages,",
         "tests/study/test_worker.py::test_the_forkserver_never_looked_at_cuda_which_no_child_could_use_then",
     ),
+    Mutant(
+        "two-trainings-at-a-time",
+        "study/worker.py",
+        "        self.await_the_end()\n        door, channels",
+        "        door, channels",
+        "tests/study/test_worker.py::test_a_training_that_stays_after_its_last_word_is_ended_before_another_begins",
+    ),
+    Mutant(
+        "a-store-is-made-in-its-place",
+        "tracking/store.py",
+        "    _try(destination, draft)\n    draft.replace(database)\n",
+        "    _try(destination, database)\n",
+        "tests/tracking/test_store.py::test_a_store_whose_maker_is_killed_is_made_by_the_next",
+    ),
+    Mutant(
+        "an-earlier-attempt-overwrites-a-later-one",
+        "tracking/delivery.py",
+        "                self._check_attempt(store)\n                store.set_status",
+        "                store.set_status",
+        "tests/tracking/test_delivery.py::test_a_later_attempt_from_another_directory_is_not_overwritten",
+    ),
 ]

@@ -6,17 +6,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from litmus.channel import Channel
 from litmus.study import confirm
 from litmus.study.ledger import RUN_UID, lineages, reason_of, uid_of
 from litmus.study.trial import Outcome
-from litmus.study.worker import CONTEXT, Current, Post, Worker, answer_of, forked, record_failure
-from litmus.tracking import Run, find_run
+from litmus.study.worker import CONTEXT, Current, Post, Standby, Worker, answer_of, forked, record_failure
+from litmus.tracking import Run, directory_of, find_run
 from litmus.tracking.spool import Spool
 from tests.reliability.study_help import Bench, write_study
 
@@ -39,6 +41,8 @@ def bench(tmp_path):
 def worker(bench):
     worker = Worker(bench.stage, Post(0), News())
     yield worker
+    worker.await_the_end()
+    worker.end_standby()
     worker.storage.close()
 
 
@@ -242,3 +246,78 @@ def test_the_run_of_a_copy_is_the_one_that_was_trained(bench):
     (copy,) = lineages([trial], max_retry=1).values()
     assert copy.trained_as == 7
     assert confirm.runs_of(bench.stage, None, None, copy) == [uid_of(bench.stage.uid, bench.stage.study_name, 7)]
+
+
+def pid_of(bench, trial):
+    """Of the process that trained it."""
+    with Spool(directory_of(bench.ledger.uid_of(trial), bench.stage.home)) as spool:
+        return int(spool.meta["owner_pid"])
+
+
+def test_the_next_training_begins_in_a_process_that_stood_by(bench, worker):
+    worker.have_trained(worker.next_trial())
+    standby = worker._standby.process
+    assert standby.is_alive()
+    worker.have_trained(worker.next_trial())
+    first, second = (bench.ledger.study.trials[number] for number in (0, 1))
+    assert [trial.state.name for trial in (first, second)] == ["COMPLETE", "COMPLETE"]
+    assert pid_of(bench, second) == standby.pid != pid_of(bench, first)
+    worker.await_the_end()
+    assert not standby.is_alive()
+    last = worker._standby.process
+    worker.end_standby()
+    assert not last.is_alive()
+    assert worker._standby is None
+
+
+def test_one_that_stood_by_and_is_gone_is_replaced(bench, worker):
+    worker.have_trained(worker.next_trial())
+    os.kill(worker._standby.process.pid, signal.SIGKILL)
+    worker._standby.process.join()
+    worker.have_trained(worker.next_trial())
+    assert [trial.state.name for trial in bench.ledger.study.trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_one_that_stands_by_leaves_when_it_is_told_nothing(tmp_path):
+    standby = Standby(tmp_path / "standby.log")
+    assert standby.process.is_alive()
+    standby._tell.close()
+    standby.process.join(20)
+    assert standby.process.exitcode == 0
+
+
+def says_the_end_and_stays(job, door):
+    channel = Channel.to(door)
+    channel.send(ended=Outcome("COMPLETE", (0.25,), epochs=1).plain())
+    time.sleep(60)
+
+
+def test_a_training_that_stays_after_its_last_word_is_ended_before_another_begins(bench, worker, monkeypatch):
+    monkeypatch.setattr("litmus.study.worker.run_job", says_the_end_and_stays)
+    monkeypatch.setattr("litmus.study.worker.EXIT_SEC", 0.5)
+    worker.have_trained(worker.next_trial())
+    assert bench.ledger.study.trials[0].values == [0.25]  # told at once
+    first = worker._ending
+    assert first.is_alive()
+    worker.have_trained(worker.next_trial())
+    assert not first.is_alive()
+    assert bench.ledger.study.trials[1].values == [0.25]
+
+
+@pytest.mark.parametrize("prunes", [False, True])
+def test_a_training_waits_for_the_database_only_where_it_may_be_pruned(bench, worker, monkeypatch, prunes):
+    said = []
+
+    class Training:
+        def receive(self, timeout_sec):
+            return {"reports": [[0, 0.5]]}
+
+        def send(self, **answer):
+            said.append(answer)
+
+    monkeypatch.setattr(type(bench.stage), "prunes", prunes)
+    monkeypatch.setattr(worker, "report", lambda current, reports: said.append("in the database") or prunes)
+    worker._hear(Training(), [], Current(worker.next_trial(), 0, 0), [])
+    assert said == (
+        ["in the database", {"of": 0, "stop": True}] if prunes else [{"of": 0, "stop": False}, "in the database"]
+    )

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,10 +101,21 @@ def outcome_of(directory: Path | None, objectives: Sequence[str]) -> Outcome | N
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
+def stand_by(hear: Connection, log: Path) -> None:
+    """A fresh fork that waits for what to do, (function, arguments); it leaves when it gets nothing."""
+    stand_apart(log)
+    try:
+        function, arguments = hear.recv()
+    except (EOFError, OSError):
+        os._exit(0)
+    hear.close()
+    function(*arguments)
+
+
 def run_job(job: Job, door: str) -> None:
-    """Train ``job`` in this process, a fresh fork, and say at ``door`` how it went."""
+    """Train ``job`` in this process, a fresh fork that stands apart, and say at ``door`` how it went."""
     began = time.monotonic()
-    stand_apart(job.log)
+    write_to(job.log)
     if job.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.devices)
     import torch
@@ -175,12 +187,17 @@ def stand_apart(log: Path | None = None) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab", buffering=0) as file:
-            os.dup2(file.fileno(), sys.stdout.fileno())
-            os.dup2(file.fileno(), sys.stderr.fileno())
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        write_to(log)
     end_with_worker()
+
+
+def write_to(log: Path) -> None:
+    """From now on, all that this process prints."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def train_job(job: Job, signals: Signals, channel: Channel, door: str) -> Outcome:

@@ -11,6 +11,7 @@ import signal
 import socket
 from multiprocessing import reduction
 
+import omegaconf
 import torch.utils.serialization.config
 
 import litmus.data.sources.digits
@@ -24,7 +25,7 @@ import litmus.tracking.run
 import litmus.tracking.system
 from litmus.tracking.record import fix_surroundings
 
-__all__ = ["litmus", "torch"]
+__all__ = ["litmus", "omegaconf", "torch"]
 
 # A scheduler signals every process of a job, a terminal its group: who is forked from here decides, not this process.
 with contextlib.suppress(OSError):

@@ -45,7 +45,7 @@ from litmus.study.ledger import (
 )
 from litmus.study.stage import Stage
 from litmus.study.storage import ask, is_away, open_storage, patiently
-from litmus.study.trial import Job, Outcome, outcome_of, run_job, stand_apart
+from litmus.study.trial import Job, Outcome, outcome_of, run_job, stand_apart, stand_by
 
 T = TypeVar("T")
 
@@ -54,6 +54,8 @@ PATIENCE_SEC = 3600.0
 """How long a database may be away before a worker gives up; what it had to tell is in the run directory."""
 SAVE_SEC = 60.0
 """How long a training may take to save its state when it is asked to stop."""
+EXIT_SEC = 10.0
+"""How long a training's process may take to be gone after its last word."""
 SERVER_GONE = "the process that trainings are forked from is gone"
 _DUPLICATES_BEFORE_WAIT = 10
 _SERVER_DIED = 255
@@ -139,6 +141,38 @@ class Current:
     lost_lease: bool = False
 
 
+class Standby:
+    """A process that has begun and waits for a training. One is begun while the training before runs: it is there when
+    that one ends."""
+
+    def __init__(self, log: Path):
+        hear, self._tell = CONTEXT.Pipe(duplex=False)
+        self.process: Any = CONTEXT.Process(target=stand_by, args=(hear, log), name="litmus-training")
+        try:
+            self.process.start()
+        except BaseException:
+            self._tell.close()
+            raise
+        finally:
+            hear.close()
+
+    def give(self, function: Callable[..., None], *arguments: Any) -> bool:
+        """False if it is gone."""
+        try:
+            if not self.process.is_alive():
+                return False
+            self._tell.send((function, arguments))
+            return True
+        except OSError:
+            return False
+        finally:
+            self._tell.close()
+
+    def end(self) -> None:
+        self._tell.close()
+        end_process(self.process)
+
+
 def work(stage: Stage, post: Post, news: Any) -> None:
     """The worker's process: take trials of ``stage`` until there is none left to take.
 
@@ -152,6 +186,8 @@ def work(stage: Stage, post: Post, news: Any) -> None:
     signal.signal(signal.SIGTERM, worker.ask_to_leave)  # before this it holds nothing, and ends
     with contextlib.suppress(Leave):
         worker.run()
+    worker.await_the_end()
+    worker.end_standby()
     os._exit(0)
 
 
@@ -170,6 +206,8 @@ class Worker:
         self.ledger = stage.ledger(self.study, self.storage)
         self._beaten_at = 0.0
         self._duplicates = 0
+        self._standby: Standby | None = None
+        self._ending: Any = None
 
     # --- the loop
 
@@ -251,18 +289,23 @@ class Worker:
             raise RuntimeError(SERVER_GONE)  # who started this worker starts another server, and another worker
 
     def train(self, current: Current, job: Job) -> Outcome:
-        """Have the job trained by a child; how it ended, by its word, else by what it left."""
+        """Have the job trained by a child; how it ended, by its word, else by what it left.
+
+        After its last word the child may take a while to be gone: ``await_the_end``, before another one trains.
+        """
+        self.await_the_end()
         door, channels, ended = Door(), list[Channel](), list[Outcome]()
-        process = CONTEXT.Process(target=run_job, args=(job, door.path), name=job.name)
         asked_at: float | None = None
+        process = self._process_for(job, door)
         try:
-            process.start()
             while True:
                 for ready in self._ready([door, *channels, process.sentinel]):
                     if ready is door:
                         channels.append(door.accept())
                     elif isinstance(ready, Channel):
                         self._hear(ready, channels, current, ended)
+                if ended:
+                    break
                 if not process.is_alive():
                     for channel in list(channels):  # what it said before it went
                         self._hear(channel, channels, current, ended)
@@ -273,10 +316,11 @@ class Worker:
                     late = current.lost_lease or time.monotonic() - asked_at > SAVE_SEC
                     _signal(process, signal.SIGKILL if late else signal.SIGTERM)  # again: it may just have been born
         finally:
-            _signal(process, signal.SIGKILL)
-            if process.pid is not None:
-                process.join()
-            orphaned = _end_orphan(process.pid)
+            orphaned = False
+            if ended:
+                self._ending = process
+            else:
+                orphaned = end_process(process)
             for channel in channels:
                 channel.close()
             door.close()
@@ -293,6 +337,35 @@ class Worker:
             return Outcome("FAIL", reason=f"{LOST}: {SERVER_GONE}")
         return Outcome("FAIL", reason=_epitaph(process.exitcode))
 
+    def await_the_end(self) -> None:
+        """Of the process of the training before, which said how it went and had nothing left to do."""
+        process, self._ending = self._ending, None
+        if process is not None:
+            process.join(EXIT_SEC)
+            end_process(process)
+
+    def _process_for(self, job: Job, door: Door) -> Any:
+        """One that trains the job: who stood by, else a new one."""
+        try:
+            if self._standby is None or not self._standby.give(run_job, job, door.path):
+                self.end_standby()
+                self._standby = Standby(self._standby_log)
+                self._standby.give(run_job, job, door.path)  # if it is gone already, so it is to who waits for its end
+        except BaseException:
+            door.close()
+            raise
+        process, self._standby = self._standby.process, None
+        return process
+
+    def end_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.end()
+
+    @property
+    def _standby_log(self) -> Path:
+        return worker_log(self.stage.folder, self.post.index).with_name(f"standby-{self.post.index}.log")
+
     def _ready(self, sources: list[Any]) -> list[Any]:
         buffered = [source for source in sources if isinstance(source, Channel) and source.holds_more]
         due = self._beaten_at + self.stage.config.heartbeat_sec - time.monotonic()
@@ -304,12 +377,18 @@ class Worker:
             if message is None:
                 return
             if "reports" in message:
+                at = message["reports"][-1][0]
+                if not self.stage.prunes:  # nor does the training wait for the database
+                    channel.send(of=at, stop=current.lost_lease)
                 stop = self.report(current, message["reports"])
-                channel.send(of=message["reports"][-1][0], stop=stop)
+                if self.stage.prunes:
+                    channel.send(of=at, stop=stop)
             elif "opened" in message:
                 if current.directory is None:  # the first: a trial's other seeds have folders of their own in it
                     current.directory = Path(message["opened"])
                     self.say("opened", current.number, directory=message["opened"])
+                if self._standby is None and not self.leaving:
+                    self._standby = Standby(self._standby_log)
             elif "ended" in message:
                 ended.append(Outcome.of(message["ended"]))
         except Closed:
@@ -530,6 +609,13 @@ def _signal(process: Any, signum: int) -> None:
             os.killpg(process.pid, signum)
         else:
             os.kill(process.pid, signum)
+
+
+def end_process(process: Any) -> bool:
+    """At once, if it has not ended. Whether it was an orphan: the forkserver, which would have told, is gone."""
+    _signal(process, signal.SIGKILL)
+    process.join()
+    return _end_orphan(process.pid)
 
 
 def _end_orphan(pid: int | None) -> bool:
