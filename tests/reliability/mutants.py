@@ -950,7 +950,7 @@ MUTANTS += [
     Mutant(
         "no-surplus",
         "study/worker.py",
-        "        if is_surplus(self.frozen(current), known, n_trials=self.ledger.n_trials):\n",
+        "        if is_surplus(frozen, known, n_trials=self.ledger.n_trials):\n",
         "        if False:\n",
         "tests/study/test_worker.py::test_a_trial_that_n_others_are_older_than_is_surplus_and_not_trained",
     ),

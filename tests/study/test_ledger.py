@@ -195,7 +195,7 @@ def running(ledger, worker):
 class TestReclaim:
     def test_a_trial_of_a_dead_worker_is_queued_again_once_with_its_parameters(self, ledger):
         ours, lost = running(ledger, myself(0)), running(ledger, dead_worker())
-        assert ledger.needs_reclaim()
+        assert ledger.needs_reclaim(ledger.lineages())
         assert ledger.reclaim() == [lost.number]
         assert ledger.reclaim() == []
         first, second, third = ledger.study.get_trials()
@@ -210,7 +210,7 @@ class TestReclaim:
         ledger.study.ask()  # it is taken up again, and lost again, and whoever failed it died
         again = ledger.study.trials[1]
         assert ledger.fail(again, "stopped: and killed before it was queued")
-        assert ledger.needs_reclaim()
+        assert ledger.needs_reclaim(ledger.lineages())
         assert ledger.reclaim() == [lost.number]
         assert ledger.lineages()[lost.number].state == "waiting"
         assert [one.number for one in ledger.lineages()[lost.number].attempts] == [0, 1, 2]

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
@@ -208,11 +208,10 @@ class Ledger:
         """Of the MLflow run of the trial's lineage."""
         return uid_of(self.uid, self.study.study_name, trial.user_attrs.get(ORIGIN, trial.number))
 
-    def needs_reclaim(self) -> bool:
+    def needs_reclaim(self, known: Mapping[int, Lineage]) -> bool:
         """Whether somebody must see to a trial, as far as a look at the trials tells; or has not asked for a while."""
         if time.monotonic() - self._looked_at > self.grace_sec / 3:
             return True
-        known = self.lineages()
         return any(lineage.state == "pending" for lineage in known.values()) or any(
             is_gone(trial.user_attrs.get(WORKER, ""))
             for lineage in known.values()

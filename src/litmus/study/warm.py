@@ -13,6 +13,7 @@ from multiprocessing import reduction
 
 import omegaconf
 import torch.utils.serialization.config
+import torchmetrics
 
 import litmus.data.sources.digits
 import litmus.data.sources.image_folder
@@ -25,7 +26,7 @@ import litmus.tracking.run
 import litmus.tracking.system
 from litmus.tracking.record import fix_surroundings
 
-__all__ = ["litmus", "omegaconf", "torch"]
+__all__ = ["litmus", "omegaconf", "torch", "torchmetrics"]
 
 # A scheduler signals every process of a job, a terminal its group: who is forked from here decides, not this process.
 with contextlib.suppress(OSError):
@@ -47,6 +48,11 @@ def _receive_or_go_on(asking: socket.socket, size: int) -> list[int]:
 reduction.recvfds = _receive_or_go_on  # type: ignore[assignment]
 
 fix_surroundings()  # the trials of a study are of one code, whatever happens to the sources meanwhile
+
+# Lightning asks of each value that a module holds whether it is a metric, and Python's first answer for a class walks
+# all of torchmetrics.
+for _kind in {type(_value) for _value in vars(torch.nn.Module()).values()} | {torch.Tensor, torch.device, torch.dtype}:
+    issubclass(_kind, torchmetrics.Metric)
 
 # What was imported is never garbage. Left to the collector, its first full round in every child reads, and by marking
 # copies, all of the pages that are shared: 0.3 s of a trial.

@@ -44,7 +44,7 @@ from litmus.study.ledger import (
     reason_of,
 )
 from litmus.study.stage import Stage
-from litmus.study.storage import ask, is_away, open_storage, patiently
+from litmus.study.storage import ask, is_away, open_storage, patiently, set_user_attrs
 from litmus.study.trial import Job, Outcome, outcome_of, run_job, stand_apart, stand_by
 
 T = TypeVar("T")
@@ -235,16 +235,17 @@ class Worker:
 
     def next_trial(self) -> optuna.Trial | None:
         """A trial to run; None while all places are taken by trials that may still fail."""
-        if self.ledger.needs_reclaim():
+        known = self.ledger.lineages()
+        if self.ledger.needs_reclaim(known):
             for origin in self.ledger.reclaim():
                 self.say("queued", origin)
-        known = self.ledger.lineages()
+            known = self.ledger.lineages()
         waiting = any(lineage.state == "waiting" for lineage in known.values())
         full = sum(lineage.alive for lineage in known.values()) >= self.ledger.n_trials
         if not waiting and (full or not self.stage.draws):
             return None
-        sampler = self.stage.sampler(seed_of(self.stage.config.seed, self.post.index, len(self.study.trials)))
-        self.study.sampler = sampler
+        count = sum(len(lineage.attempts) for lineage in known.values())
+        self.study.sampler = self.stage.sampler(seed_of(self.stage.config.seed, self.post.index, count))
         trial = ask(self.study)
         self._beaten_at = time.monotonic()
         with self.unless_away():  # asked once more, it would be another trial, and this one nobody's until it is stale
@@ -257,7 +258,9 @@ class Worker:
         current = Current(trial, trial.number, int(trial.user_attrs.get(ORIGIN, trial.number)))
         self.patient(lambda: trial.set_user_attr(WORKER, self._name))
         known = self.patient(self.ledger.lineages)
-        if is_surplus(self.frozen(current), known, n_trials=self.ledger.n_trials):
+        attempts = known[current.origin].attempts if current.origin in known else ()
+        frozen = next((one for one in attempts if one.number == current.number), None) or self.frozen(current)
+        if is_surplus(frozen, known, n_trials=self.ledger.n_trials):
             self.patient(lambda: self.ledger.fail(trial, SURPLUS))
             return
         try:
@@ -277,8 +280,7 @@ class Worker:
                 time.sleep(POLL_SEC)  # a small space: wait for what it would be a copy of
             return
         self._duplicates = 0
-        self.patient(lambda: trial.set_user_attr(SHA, sha))
-        self.patient(lambda: trial.set_user_attr(RUN_UID, job.uid))
+        self.patient(lambda: set_user_attrs(trial, {SHA: sha, RUN_UID: job.uid}))
         if twin is not None:
             self.copy(current, job, twin)
             return
@@ -459,10 +461,9 @@ class Worker:
         """False if the trial had ended already, by somebody else's word."""
         trial = current.trial
         try:
-            if outcome.epochs:
-                trial.set_user_attr(EPOCHS, outcome.epochs)
-            if outcome.seconds:
-                trial.set_user_attr(SECONDS, round(outcome.seconds, 3))
+            spent = {EPOCHS: outcome.epochs, SECONDS: round(outcome.seconds, 3)}
+            if any(spent.values()):
+                set_user_attrs(trial, {key: value for key, value in spent.items() if value})
             if outcome.state == "COMPLETE":
                 return self._told(current, TrialState.COMPLETE, list(outcome.values))
             if outcome.state == "PRUNED":
