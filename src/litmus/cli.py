@@ -29,7 +29,7 @@ Sources = Annotated[
     typer.Argument(metavar="CONFIG|a.b=c", help="Files merged left to right, then overrides.", show_default=False),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run id, a unique prefix of it, a run's name, or 'latest'.")
+    str, typer.Argument(metavar="RUN", help="Run id, a unique prefix of it, a run's name, 'latest', or best:STUDY.")
 ]
 Home = Annotated[str, typer.Option(help="Folder of the embedded store and the run directories.")]
 Uri = Annotated[str | None, typer.Option(help="MLflow server; default: MLFLOW_TRACKING_URI, else the embedded store.")]

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from optuna.trial import TrialState
+from PIL import Image
 
 from litmus.errors import Refused
 from litmus.study import tune as tuning
@@ -107,12 +108,16 @@ def test_the_confirmation_pairs_seeds_and_alone_touches_the_test_set(whole):
     assert tested == {"t": False, "c": True}
 
 
-def test_the_winner_and_each_trial_are_runs_like_any_other(whole, litmus):
+def test_the_winner_and_each_trial_are_runs_like_any_other(whole, litmus, here):
     path, _ = whole
     home = ("--home", path.parent / "mlruns")
     code, said, _ = litmus("test", "best:whole", *home)
     assert code == 0
     assert "the run reported the same" in said
+    Image.new("RGB", (8, 8)).save(here / "one.png")
+    code, said, complaints = litmus("predict", "best:whole", "one.png", "--out", "answers", *home)
+    assert code == 0, complaints
+    assert (here / "answers/predictions.csv").read_text().splitlines()[1].startswith("one.png,")
     name = next(d.name for d in small.runs(path) if d.name.startswith("whole-t0000"))
     code, said, _ = litmus("reproduce", name.rpartition("-")[0], *home)
     assert code == 0, said

@@ -390,7 +390,8 @@ class Worker:
                     current.directory = Path(message["opened"])
                     self.say("opened", current.number, directory=message["opened"])
                 if self._standby is None and not self.leaving:
-                    self._standby = Standby(self._standby_log)
+                    with contextlib.suppress(OSError, EOFError):  # what happened will show when it is needed
+                        self._standby = Standby(self._standby_log)
             elif "ended" in message:
                 ended.append(Outcome.of(message["ended"]))
         except Closed:
