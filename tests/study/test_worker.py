@@ -166,16 +166,22 @@ def forked_fresh(tmp_path_factory):
     """What a child of a study's own forkserver finds: a process has one forkserver, that of whoever asked first."""
     script = tmp_path_factory.mktemp("fork") / "fork.py"
     script.write_text(
-        "import gc, json, torch\n"
+        "import gc, json, sys, torch\n"
         "def look(tell):\n"
-        "    tell.send({'frozen': gc.get_freeze_count(), 'no_cuda': torch.cuda._is_in_bad_fork()})\n"
+        "    tell.send({'frozen': gc.get_freeze_count(), 'no_cuda': torch.cuda._is_in_bad_fork(),\n"
+        "               'main': sys.modules['__main__'].__name__ != '__main__'})\n"
         "if __name__ == '__main__':\n"
-        "    from litmus.study.worker import CONTEXT\n"
-        "    hear, tell = CONTEXT.Pipe(duplex=False)\n"
-        "    process = CONTEXT.Process(target=look, args=(tell,))\n"
-        "    process.start()\n"
-        "    print(json.dumps(hear.recv()))\n"
-        "    process.join()\n"
+        "    from litmus.study import worker\n"
+        "    from fork import look\n"
+        "    found = []\n"
+        "    for _ in range(2):\n"
+        "        hear, tell = worker.CONTEXT.Pipe(duplex=False)\n"
+        "        process = worker.CONTEXT.Process(target=look, args=(tell,))\n"
+        "        process.start()\n"
+        "        found.append(hear.recv())\n"
+        "        process.join()\n"
+        "        worker.forget_main()\n"
+        "    print(json.dumps(found))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
     return json.loads(done.stdout)
@@ -183,12 +189,16 @@ def forked_fresh(tmp_path_factory):
 
 def test_what_the_forkserver_imported_is_no_matter_for_a_trainings_garbage_collector(forked_fresh):
     """Else the first full collection in each child copies every page that it shares with its siblings."""
-    assert forked_fresh["frozen"] > 100_000
+    assert forked_fresh[0]["frozen"] > 100_000
 
 
 def test_the_forkserver_never_looked_at_cuda_which_no_child_could_use_then(forked_fresh):
     """torch marks the children of a process that has, with or without a GPU: a trial on one would fail at once."""
-    assert not forked_fresh["no_cuda"]
+    assert not forked_fresh[0]["no_cuda"]
+
+
+def test_a_training_does_not_import_the_command_once_more(forked_fresh):
+    assert [one["main"] for one in forked_fresh] == [True, False]
 
 
 def killed_the_first_time(marker, tell):
