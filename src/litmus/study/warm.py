@@ -11,7 +11,6 @@ import signal
 import socket
 from multiprocessing import reduction
 
-import omegaconf
 import torch.utils.serialization.config
 import torchmetrics
 
@@ -24,9 +23,10 @@ import litmus.launch
 import litmus.study.worker
 import litmus.tracking.run
 import litmus.tracking.system
+from litmus.config import load_config
 from litmus.tracking.record import fix_surroundings
 
-__all__ = ["litmus", "omegaconf", "torch", "torchmetrics"]
+__all__ = ["litmus", "torch", "torchmetrics"]
 
 # A scheduler signals every process of a job, a terminal its group: who is forked from here decides, not this process.
 with contextlib.suppress(OSError):
@@ -47,6 +47,7 @@ def _receive_or_go_on(asking: socket.socket, size: int) -> list[int]:
 
 reduction.recvfds = _receive_or_go_on  # type: ignore[assignment]
 
+load_config([], [])  # what reading one imports
 fix_surroundings()  # the trials of a study are of one code, whatever happens to the sources meanwhile
 
 # Lightning asks of each value that a module holds whether it is a metric, and Python's first answer for a class walks
