@@ -218,6 +218,15 @@ def test_a_migration_that_was_cut_begins_again_from_the_copy(store):
     ]
 
 
+def test_a_migration_killed_at_its_very_end_is_not_taken_for_one_that_was_cut(store):
+    """Else the next one, a year later, would begin from the copy of this one."""
+    marker = store.destination.database.with_name(".mlflow.db.migrating")
+    marker.touch()
+    run_id = attach(store)
+    assert Store(store.destination).exists(run_id)
+    assert not marker.exists()
+
+
 def _open_and_attach(home, index, results):
     try:
         results.put(attach(Store(resolve(None, home)), uid=f"{index:032x}"))

@@ -387,7 +387,7 @@ class Worker:
                 return
             if "reports" in message:
                 at = message["reports"][-1][0]
-                if not self.stage.prunes:  # nor does the training wait for the database
+                if not self.stage.prunes:  # the training need not wait for the database
                     channel.send(of=at, stop=current.lost_lease)
                 stop = self.report(current, message["reports"])
                 if self.stage.prunes:

@@ -349,6 +349,12 @@ def create_sqlite_store(destination: Destination) -> None:
                 raise
             _migrate(destination, database)
             _try(destination, database)
+        _begun(database).unlink(missing_ok=True)  # of one killed at its very end: its copy is old by the next migration
+
+
+def _begun(database: Path) -> Path:
+    """There while a migration is under way."""
+    return database.with_name(f".{database.name}.migrating")
 
 
 def _try(destination: Destination, database: Path) -> None:
@@ -371,7 +377,7 @@ def _migrate(destination: Destination, database: Path) -> None:
     import sqlalchemy
     from mlflow.store.db.utils import _upgrade_db
 
-    kept, begun = Path(f"{database}.before-migration"), database.with_name(f".{database.name}.migrating")
+    kept, begun = Path(f"{database}.before-migration"), _begun(database)
     if begun.exists():  # and was cut: what it left is of no version
         _copy_database(kept, database)
     else:
@@ -382,7 +388,6 @@ def _migrate(destination: Destination, database: Path) -> None:
         _upgrade_db(engine)
     finally:
         engine.dispose()
-    begun.unlink()
 
 
 def _copy_database(source: Path, target: Path) -> None:
@@ -392,6 +397,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def attempt_in(tags: Mapping[str, str]) -> int:
+    """Which attempt, from 1, a record with these tags is of; a run that is no trial has one."""
     given = tags.get(ATTEMPT_TAG, "")
     return int(given) if given.isdigit() else 1
 
