@@ -1,7 +1,8 @@
 """What a study costs per trial, beside a fresh process for each trial and one process for all of them.
 
-    python scripts/bench/study.py [--quick] [--profile]
+    python scripts/bench/study.py [--epochs 4 8] [--quick] [--profile]
 
+What a process costs is the same for a trial of any length, so it weighs most on the shortest: a table for each length.
 The trials are the same few epochs of an MLP on digits, recorded the same way (a run directory; nothing is sent to
 MLflow, which is another process's work). `litmus tune` gives each a process of its own, forked from a warm one. One
 peer is `litmus fit`, a new process that imports everything; the other is Optuna's `study.optimize` around the very same
@@ -33,16 +34,20 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-COMMON = [
-    *("configs/digits_mlp.yaml", "train.epochs=4", "early_stopping=null"),
-    *("tracking.offline=true", "tracking.system_metrics=false", "train.accelerator=cpu", "insight=false"),
-]
 LOW, HIGH = 1e-4, 1e-2
 
 
-def write_study(folder: Path, trials: int) -> Path:
+def common(epochs: int) -> list[str]:
+    """What every trial of every arm has: the config's file first, then its overrides."""
+    return [
+        *("configs/digits_mlp.yaml", f"train.epochs={epochs}", "early_stopping=null"),
+        *("tracking.offline=true", "tracking.system_metrics=false", "train.accelerator=cpu", "insight=false"),
+    ]
+
+
+def write_study(folder: Path, trials: int, epochs: int) -> Path:
     plain = {
-        "base": [*COMMON, f"tracking.home={folder / 'mlruns'}"],
+        "base": [*common(epochs), f"tracking.home={folder / 'mlruns'}"],
         "objective": "val/err",
         "space": {"optim.lr": {"low": LOW, "high": HIGH, "log": True}},
         "sampler": {"name": "random"},
@@ -77,37 +82,37 @@ def per_trial(database: Path) -> float:
     return (ended - begun[1]).total_seconds() / (len(rows) - 1)
 
 
-def by_tune(trials: int, workers: int) -> dict[str, float]:
+def by_tune(trials: int, workers: int, epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        path = write_study(Path(folder), trials)
+        path = write_study(Path(folder), trials, epochs)
         flags = ["--workers", str(workers), "--share"]
         wall, cpu = spent([sys.executable, "-m", "litmus.cli", "tune", str(path), *flags])
         each = per_trial(Path(folder) / "mlruns/studies.db")
     return {"trial": each, "cpu": cpu, "rest": wall - each * trials}
 
 
-def by_fit(trials: int) -> dict[str, float]:
+def by_fit(trials: int, epochs: int) -> dict[str, float]:
     """A new process for each trial."""
     walls, cpus = [], []
     for number in range(trials):
         with tempfile.TemporaryDirectory() as folder:
             lr = LOW * (HIGH / LOW) ** ((number + 0.5) / trials)
-            words = [*COMMON, f"optim.lr={lr}", f"tracking.home={folder}/mlruns"]
+            words = [*common(epochs), f"optim.lr={lr}", f"tracking.home={folder}/mlruns"]
             wall, cpu = spent([sys.executable, "-m", "litmus.cli", "fit", *words])
         walls.append(wall)
         cpus.append(cpu)
     return {"trial": statistics.median(walls), "cpu": statistics.median(cpus) * trials, "rest": 0.0}
 
 
-def by_optimize(trials: int) -> dict[str, float]:
+def by_optimize(trials: int, epochs: int) -> dict[str, float]:
     """One process for all, with nothing between a trial and the study."""
     with tempfile.TemporaryDirectory() as folder:
-        wall, cpu = spent([sys.executable, __file__, "--optimize", folder, str(trials)])
+        wall, cpu = spent([sys.executable, __file__, "--optimize", folder, str(trials), str(epochs)])
         each = per_trial(Path(folder) / "plain.db")
     return {"trial": each, "cpu": cpu, "rest": wall - each * trials}
 
 
-def optimize(folder: str, trials: int) -> None:
+def optimize(folder: str, trials: int, epochs: int) -> None:
     """The peer: Optuna as its tutorial shows it, around the training and the record that a trial of ours has."""
     import optuna
     import torch
@@ -118,12 +123,13 @@ def optimize(folder: str, trials: int) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
+    file, *overrides = common(epochs)
     scope = Scope(splits=("train_eval", "val"), pictures=False, objectives=("val/err",))
 
     def objective(trial: optuna.Trial) -> float:
         lr = trial.suggest_float("lr", LOW, HIGH, log=True)
         words = [f"optim.lr={lr}", f"tracking.home={folder}/mlruns"]
-        config = load_config([COMMON[0]], [*COMMON[1:], *words])
+        config = load_config([file], [*overrides, *words])
         with quiet_libraries(), contextlib.redirect_stdout(io.StringIO()), Signals() as signals:
             opened = open_run(config, send="off")
             result: Any = conduct(opened, opened.tracked.dir, signals, say=print, scope=scope)
@@ -133,7 +139,7 @@ def optimize(folder: str, trials: int) -> None:
     study.optimize(objective, n_trials=trials)
 
 
-def profile(trials: int) -> None:
+def profile(trials: int, epochs: int) -> None:
     """Where a trial's time goes: in its process by cProfile, around it by the storage's clock and its log."""
     import cProfile
     import pstats
@@ -141,11 +147,11 @@ def profile(trials: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         profiler = cProfile.Profile()
         profiler.enable()
-        optimize(folder, 2)  # the first warms up
+        optimize(folder, 2, epochs)  # the first warms up
         profiler.disable()
         profiler = cProfile.Profile()
         profiler.enable()
-        optimize(f"{folder}", trials)
+        optimize(folder, trials, epochs)
         profiler.disable()
         text = io.StringIO()
         pstats.Stats(profiler, stream=text).sort_stats("cumulative").print_stats("litmus|optuna.study|fit_loop", 45)
@@ -154,25 +160,32 @@ def profile(trials: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", nargs="+", type=int, default=[4, 8], help="lengths of a trial, a table for each")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--profile", action="store_true", help="where a trial's time goes")
-    parser.add_argument("--optimize", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--optimize", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.optimize:
-        return optimize(given.optimize[0], int(given.optimize[1]))
-    if given.profile:
-        return profile(8)
-    rounds, trials = (2, 8) if given.quick else (5, 16)
+        folder, trials, epochs = given.optimize
+        return optimize(folder, int(trials), int(epochs))
+    for epochs in given.epochs:
+        if given.profile:
+            profile(8, epochs)
+        else:
+            compare(epochs, quick=given.quick)
+
+
+def compare(epochs: int, *, quick: bool) -> None:
+    rounds, trials, fits = (2, 8, 2) if quick else (5, 16, 3)
     arms: dict[str, list[dict[str, float]]] = {name: [] for name in ("tune", "two", "fit", "optimize")}
     for _ in range(rounds):
-        arms["tune"].append(by_tune(trials, 1))
-        arms["optimize"].append(by_optimize(trials))
-        arms["two"].append(by_tune(2 * trials, 2))
-        arms["fit"].append(by_fit(2 if given.quick else 3))
-    fits = 2 if given.quick else 3
+        arms["tune"].append(by_tune(trials, 1, epochs))
+        arms["optimize"].append(by_optimize(trials, epochs))
+        arms["two"].append(by_tune(2 * trials, 2, epochs))
+        arms["fit"].append(by_fit(fits, epochs))
     counts = {"tune": trials, "optimize": trials, "two": 2 * trials, "fit": fits}
     load = os.getloadavg()[0]
-    print(f"{trials} trials of 4 epochs, digits MLP, one thread each; {rounds} rounds, load {load:.1f}\n")
+    print(f"{trials} trials of {epochs} epochs, digits MLP, one thread each; {rounds} rounds, load {load:.1f}\n")
     print(f"{'':<44}{'s/trial':>9}{'/min':>8}{'cpu s/trial':>13}{'rest s':>8}{'ratio':>8}{'target':>9}")
     names = {
         "tune": "litmus tune, 1 worker",
@@ -190,7 +203,7 @@ def main() -> None:
         shown = f"{ratio:>8.2f}" if arm != "tune" else f"{'':>8}"
         print(f"{names[arm]:<44}{each:>9.3f}{60 / each:>8.1f}{cpu:>13.3f}{rest:>8.1f}{shown}{goals[arm]:>9}")
     print("\nratio: time of the peer over that of one worker; of two workers, how much faster they are than one")
-    print("cpu: all processes of the command, start-up and end included; rest: wall time outside the trials")
+    print("cpu: all processes of the command, start-up and end included; rest: wall time outside the trials\n")
 
 
 if __name__ == "__main__":
