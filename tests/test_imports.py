@@ -69,9 +69,16 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
         *("resume", "stopping", "tracking", "weights"),
     },
+    "jobs": {
+        *("channel", "config", "data", "experiment", "launch", "ranks", "resume", "stopping", "tracking"),
+    },
     "study": {
-        *("channel", "config", "data", "devices", "diagnosis", "evaluation", "experiment", "launch"),
+        *("channel", "config", "data", "devices", "diagnosis", "evaluation", "experiment", "jobs", "launch"),
         *("paths", "ranks", "resume", "stopping", "tracking", "trained", "weights"),
+    },
+    "sweep": {
+        *("channel", "config", "data", "devices", "evaluation", "experiment", "jobs", "paths"),
+        *("ranks", "stopping", "tracking", "trained", "weights"),
     },
     "cli": {
         *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),

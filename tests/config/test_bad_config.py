@@ -112,6 +112,8 @@ ROWS = [
     ("early_stopping.name=patience early_stopping.patience=-1", "early_stopping.patience", ">= 1"),
     ("early_stopping.alpha=-1", "early_stopping.alpha", ">= 0"),
     ("early_stopping.name=gll", "early_stopping.name", "did you mean 'gl'?"),
+    ("data.part=1", "data.part", "only acts with data.parts"),
+    ("data.part_seed=1", "data.part_seed", "only acts with data.parts"),
     ("model.init_std=0.1", "model.init_std", "only acts with model.init = normal"),
     ("augment.erase_area=[0.1,0.2]", "augment.erase_area", "only acts with augment.erase > 0"),
     ("freeze.layers=[]", "freeze.layers", "wants `body`"),

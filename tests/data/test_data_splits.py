@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from litmus.data.splits import make_splits, stratified_order
+from litmus.data.splits import make_splits, part_of, stratified_order
 from litmus.errors import Refused
 
 BALANCED = np.repeat(np.arange(10), 100)
@@ -80,3 +80,15 @@ def test_a_split_with_a_set_of_its_own_takes_nothing_from_training():
 def test_splits_that_leave_nothing_are_refused_with_the_figures(labels, changes, says):
     with pytest.raises(Refused, match=says):
         cut(labels, **changes)
+
+
+def test_parts_are_disjoint_stratified_of_equal_size_and_others_with_another_seed():
+    labels = np.repeat(np.arange(5), [40, 41, 20, 83, 21])
+    parts = [part_of(labels, k, 4, seed=3) for k in range(4)]
+    assert {len(part) for part in parts} == {len(labels) // 4}
+    assert len(np.unique(np.concatenate(parts))) == 4 * (len(labels) // 4)
+    for part in parts:
+        for length in (10, 30, len(part)):  # each prefix holds the classes in proportion
+            counts = np.bincount(labels[part[:length]], minlength=5)
+            assert np.abs(counts - length * np.bincount(labels) / len(labels)).max() < 2
+    assert set(parts[0]) != set(part_of(labels, 0, 4, seed=4))

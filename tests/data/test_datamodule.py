@@ -13,6 +13,7 @@ from litmus.data.batch import Batch
 from litmus.data.datamodule import SPLITS, ImageDataModule
 from litmus.data.hashing import permutation
 from litmus.data.sources.torchvision_sets import TABLE
+from litmus.errors import Refused
 
 
 def synthetic(**changes):
@@ -160,6 +161,26 @@ def test_training_subsets_are_nested_and_leave_the_other_splits_alone():
     assert torch.bincount(small.images("train").labels[small.indices("train")]).tolist() == [2] * 10
 
 
+def test_parts_of_the_training_images_share_validation_test_and_moments():
+    whole, parts = synthetic(), [synthetic(parts=4, part=k) for k in range(4)]
+    drawn = [set(part.indices("train").tolist()) for part in parts]
+    assert set.union(*drawn) == set(whole.indices("train").tolist())
+    assert sum(map(len, drawn)) == 140
+    for part in parts:
+        assert part.info.mean == whole.info.mean
+        for split in ("val", "test"):
+            assert torch.equal(part.indices(split), whole.indices(split))
+        assert set(part.indices("train_eval").tolist()) == set(part.indices("train").tolist())
+    few = synthetic(parts=4, part=1, num_train=20)
+    assert few.indices("train").tolist() == parts[1].indices("train")[:20].tolist()
+    assert len({part.info.split_digest for part in parts}) == 4
+
+
+def test_parts_too_small_to_hold_every_class_are_refused():
+    with pytest.raises(Refused, match=r"data.parts = 15: leaves parts with fewer images than classes: 140"):
+        synthetic(parts=15).prepare()
+
+
 def test_train_eval_is_a_fixed_part_of_the_training_images():
     data = synthetic(train_eval_size=30)
     idx = data.indices("train_eval")
@@ -262,6 +283,8 @@ def test_memory_stays_at_the_images_and_little_more(tmp_path, monkeypatch):
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
         ({"test_fraction": -0.1}, "test_fraction is -0.1"),
         ({"num_train": 0}, "num_train is 0"),
+        ({"parts": 3, "part": 3}, r"part is 3, must be in \[0, 3\)"),
+        ({"part": 1}, "part and part_seed only act with parts"),
         ({"channels": 4}, "channels is 4"),
         ({"image_size": (0, 8)}, "image_size is"),
         ({"path": "photos"}, "path is 'photos', which only name='image_folder' uses"),

@@ -963,7 +963,7 @@ MUTANTS += [
     ),
     Mutant(
         "old-training-left",
-        "study/trial.py",
+        "jobs/job.py",
         "                os.kill(int(pid), signal.SIGKILL)  # the lock",
         "                pass  # the lock",
         "tests/reliability/test_study_kills.py::test_a_worker_that_comes_back_overwrites_nothing_and_lives_on",
@@ -977,7 +977,7 @@ MUTANTS += [
     ),
     Mutant(
         "an-aborted-fork-ends-the-server",
-        "study/warm.py",
+        "jobs/warm.py",
         "reduction.recvfds = _receive_or_go_on  #",
         "_receive_or_go_on  #",
         "tests/reliability/test_study_kills.py::test_who_is_killed_while_asking_for_a_fork_ends_nobody_else",
@@ -1012,7 +1012,7 @@ MUTANTS += [
     ),
     Mutant(
         "a-dying-forkserver-ends-the-command",
-        "study/worker.py",
+        "jobs/forks.py",
         "        except (EOFError, ConnectionError):\n            if not wait_sec:\n",
         "        except (EOFError, ConnectionError):\n            if wait_sec:\n",
         "tests/study/test_worker.py::test_a_process_is_asked_for_again_where_the_forkserver_has_just_died",

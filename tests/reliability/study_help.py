@@ -24,14 +24,14 @@ from optuna.trial import TrialState
 
 from litmus.config.study import base_config, load_study
 from litmus.experiment import objective_of
+from litmus.jobs.job import Outcome
+from litmus.jobs.posts import Post
 from litmus.study import worker
 from litmus.study.begin import prepare
 from litmus.study.ledger import RUN_UID, WORKER
 from litmus.study.pool import Pool
 from litmus.study.stage import Stage
 from litmus.study.storage import open_storage, place_of
-from litmus.study.trial import Outcome
-from litmus.study.worker import Post
 from litmus.tracking import directory_of
 from litmus.tracking.spool import Spool
 
@@ -227,7 +227,7 @@ def faulty_run_job(job: Any, door: str) -> None:
     from multiprocessing import parent_process
 
     from litmus import checkpoints
-    from litmus.study.trial import run_job
+    from litmus.jobs.job import run_job
 
     fate = Fate(job.log.parent.parent / "tokens")
     sync = os.fsync

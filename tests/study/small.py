@@ -13,12 +13,14 @@ import optuna
 
 from litmus.config.study import base_config, load_study
 from litmus.errors import Refused
+from litmus.jobs.forks import share_forkserver
+from litmus.jobs.posts import Post
 from litmus.study.begin import check_data, prepare
 from litmus.study.ledger import STUDY_UID
 from litmus.study.stage import Stage
 from litmus.study.storage import open_storage, place_of
 from litmus.study.tune import Options, tune
-from litmus.study.worker import Post, Worker, share_forkserver
+from litmus.study.worker import Worker
 from litmus.tracking.spool import Spool
 
 BASE = {

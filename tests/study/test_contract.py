@@ -15,10 +15,11 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from litmus.errors import Refused
+from litmus.jobs.forks import CONTEXT
 from litmus.study.keeper import Keeper
 from litmus.study.storage import open_storage
 from litmus.study.tune import reap
-from litmus.study.worker import CONTEXT, Leave
+from litmus.study.worker import Leave
 from litmus.tracking import sender
 from litmus.tracking.spool import Spool
 from tests.study import small

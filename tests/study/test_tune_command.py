@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from litmus.errors import Refused
+from litmus.jobs.posts import make_posts
 from litmus.study import tune as tuning
 from litmus.study.keeper import Keeper
-from litmus.study.pool import make_posts
 from tests.study import small
 
 REAL_DRAW = Keeper.draw
@@ -303,7 +303,7 @@ def test_a_trial_of_two_processes_is_pruned_in_both_and_killed_in_the_record(tmp
 
 
 def test_what_another_process_failed_of_is_named_as_if_it_had_been_this_one():
-    from litmus.study.trial import _as_raised, reason_for
+    from litmus.jobs.job import _as_raised, reason_for
 
     said = "the loss of step 20 (epoch 4) is not finite"
     assert reason_for(_as_raised(f"NonFinite: {said}")) == f"not finite: {said}"

@@ -14,10 +14,12 @@ import pytest
 from optuna.trial import TrialState
 
 from litmus.channel import Channel
+from litmus.jobs.forks import CONTEXT, Standby, answer_of, forked
+from litmus.jobs.job import Outcome, uid_of
+from litmus.jobs.posts import Post
 from litmus.study import confirm
-from litmus.study.ledger import RUN_UID, lineages, reason_of, uid_of
-from litmus.study.trial import Outcome
-from litmus.study.worker import CONTEXT, Current, Post, Standby, Worker, answer_of, forked, record_failure
+from litmus.study.ledger import RUN_UID, lineages, reason_of
+from litmus.study.worker import Current, Worker, record_failure
 from litmus.tracking import Run, directory_of, find_run
 from litmus.tracking.spool import Spool
 from tests.reliability.study_help import Bench, write_study

@@ -141,6 +141,13 @@ class DataSection(Section):
     """Part of the training images held out for validation, stratified by class."""
     num_train: int | None = Field(None, ge=1)
     """Train on this many images only: a stratified subset, nested (100 images are among the 200)."""
+    parts: int | None = Field(None, ge=2, le=10_000)
+    """Cut the training images into so many disjoint, stratified parts of equal size and train on one of them: an
+    independent draw for each ``part``, as a bias-variance decomposition needs them (``litmus decompose``)."""
+    part: int = Field(0, ge=0)
+    """Which of ``parts``, from 0."""
+    part_seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Decides the cut; validation and test images are the same for all."""
     train_eval_size: int = Field(5_000, ge=1)
     """Training images that are also seen as validation sees them; bias is read from these."""
     split_seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -803,6 +810,9 @@ def cross_check(config: RunConfig) -> list[Problem]:
         found.append(
             Problem("schedule.every", f"must be shorter than the training, {train.length} {unit}", schedule.every)
         )
+    if config.data.parts is not None and config.data.part >= config.data.parts:
+        says = f"counts from 0 and must be < data.parts = {config.data.parts}"
+        found.append(Problem("data.part", says, config.data.part))
     found += _network_problems(config.model)
     found += _transfer_problems(config)
     found += _dropped(config)
@@ -948,6 +958,8 @@ def _dropped(config: RunConfig) -> list[Problem]:
         (augment, "augment", "erase_area", "augment.erase > 0", augment.erase == 0),
         (augment, "augment", "erase_ratio", "augment.erase > 0", augment.erase == 0),
         (model, "model", "weights_by", "model.weights", model.weights is None),
+        (config.data, "data", "part", "data.parts", config.data.parts is None),
+        (config.data, "data", "part_seed", "data.parts", config.data.parts is None),
         (augment, "augment", "mix_prob", "augment.mixup or augment.cutmix > 0", augment.mixup == augment.cutmix == 0),
     ]
     found = []

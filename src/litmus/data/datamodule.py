@@ -21,7 +21,8 @@ from litmus.data.hashing import digest_of
 from litmus.data.images import ImageSet
 from litmus.data.sampler import EvalShare, FixedBatches, IndexBatches
 from litmus.data.sources import Request, Source, load_source
-from litmus.data.splits import make_splits
+from litmus.data.splits import make_splits, part_of
+from litmus.errors import refuse
 
 SPLITS = ("train", "val", "train_eval", "test")
 _ONLY_FOR: dict[str, dict[str, Any]] = {
@@ -72,6 +73,9 @@ class ImageDataModule(L.LightningDataModule):
         drop_last: leave out an incomplete last training batch.
         val_fraction: of the training images, where there is no validation set (``test_fraction`` alike).
         num_train: train on this many images: a stratified subset, each inside the next larger.
+        parts: cut the training images into so many disjoint, stratified parts of equal size, and train on one.
+        part: which of ``parts``, from 0.
+        part_seed: decides the cut.
         train_eval_size: at most this many training images are evaluated; 0 for no such loader.
         split_seed: decides the splits, and the images of ``synthetic``.
         shuffle: a new order each epoch.
@@ -110,6 +114,9 @@ class ImageDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         num_train: int | None = None,
+        parts: int | None = None,
+        part: int = 0,
+        part_seed: int = 0,
         train_eval_size: int = 5000,
         split_seed: int = 0,
         shuffle: bool = True,
@@ -141,6 +148,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.num_train, self.train_eval_size = num_train, train_eval_size
+        self.part = None if parts is None else (part, parts, part_seed)
         self.shuffle, self.workers, self.seed, self.channels_last = shuffle, workers, seed, channels_last
         self.augment = None if augment is None else Augment(**augment, seed=seed)
         self._info: DataInfo | None = None
@@ -184,8 +192,16 @@ class ImageDataModule(L.LightningDataModule):
             test_fraction=self.test_fraction if found.test is None else None,
         )
         whole_train = kept["train"][torch.from_numpy(splits.train)]
-        check_sizes(len(whole_train), num_train=self.num_train, batch_size=self.batch_size, drop_last=self.drop_last)
-        train = whole_train[: self.num_train]
+        if self.part is not None:
+            if len(whole_train) // self.part[1] < len(class_names):
+                says = f"leaves parts with fewer images than classes: {len(whole_train):,} training images in all"
+                raise refuse("data.parts", says, self.part[1])
+            labels = found.train.labels[whole_train].numpy()
+            own = whole_train[torch.from_numpy(part_of(labels, *self.part))]
+        else:
+            own = whole_train
+        check_sizes(len(own), num_train=self.num_train, batch_size=self.batch_size, drop_last=self.drop_last)
+        train = own[: self.num_train]
         self._sets = {
             "train": found.train,
             "train_eval": found.train,
@@ -372,6 +388,10 @@ def _check_arguments(given: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {given[name]!r}, must be in [0, 1)")
     if given["num_train"] is not None and given["num_train"] < 1:
         raise ValueError(f"num_train is {given['num_train']!r}, must be at least 1")
+    if given["parts"] is not None and not 0 <= given["part"] < given["parts"]:
+        raise ValueError(f"part is {given['part']!r}, must be in [0, {given['parts']}), the number of parts")
+    if given["parts"] is None and (given["part"] or given["part_seed"]):
+        raise ValueError("part and part_seed only act with parts")
     if given["channels"] not in (None, 1, 3):
         raise ValueError(f"channels is {given['channels']!r}, must be 1, 3 or None")
     for source, defaults in _ONLY_FOR.items():

@@ -65,6 +65,17 @@ def make_splits(
     return Splits(train=left[stratified_order(labels[left], "train", split_seed)], val=taken["val"], test=taken["test"])
 
 
+def part_of(labels: NDArray[Any], part: int, parts: int, seed: int) -> Indices:
+    """Positions of one of ``parts`` disjoint, stratified sets of equal size, in an order whose prefixes are stratified.
+
+    The images are dealt out class by class, so that parts differ by one image of a class at most. At most
+    ``parts - 1`` images are in none.
+    """
+    by_class = np.lexsort((hash64("part", seed, np.arange(len(labels))), labels))
+    own = by_class[part::parts][: len(labels) // parts]
+    return own[stratified_order(labels[own], "part", seed, part)]
+
+
 def stratified_order(labels: NDArray[Any], *address: int | str) -> Indices:
     """An order in which every prefix holds each class in proportion, to within about one image.
 

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from litmus.config import RunConfig, deciding
 from litmus.config.study import StudyConfig, base_config, trial_config
 from litmus.errors import Problem, Refused, nearest, refuse
+from litmus.jobs.forks import answer_of
 from litmus.study.ledger import FINGERPRINT, STUDY_UID
 from litmus.study.stage import Stage
 from litmus.study.storage import Storage, exclusive
-from litmus.study.worker import answer_of
 
 PREPARED, DATA = "litmus.prepared", "litmus.data_digest"
 WARM_START = 5
@@ -146,8 +146,8 @@ def check_data(config: StudyConfig, *, source: str) -> str:
 
 def _check(config: StudyConfig, tell: Any) -> None:
     from litmus.experiment import check, checked_data, quiet_libraries
+    from litmus.jobs.job import stand_apart
     from litmus.study.space import corners
-    from litmus.study.trial import stand_apart
     from litmus.weights import follow_weights
 
     stand_apart()

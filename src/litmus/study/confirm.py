@@ -15,12 +15,13 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from litmus.config.study import trial_config
+from litmus.jobs.forks import answer_of
+from litmus.jobs.job import uid_of
 from litmus.study.begin import existing
-from litmus.study.ledger import STUDY_UID, Ledger, Lineage, uid_of
+from litmus.study.ledger import STUDY_UID, Ledger, Lineage
 from litmus.study.stage import CANDIDATE, SEED, VALUES, Confirmation, Stage, config_sha, fresh_seeds
 from litmus.study.storage import Storage, exclusive
 from litmus.study.verdict import Candidate, OnTest
-from litmus.study.worker import answer_of
 
 
 def candidates(stage: Stage, known: Mapping[int, Lineage]) -> list[Lineage]:
@@ -163,7 +164,7 @@ def test(stage: Stage, wanted: Mapping[str, Sequence[str]]) -> tuple[list[OnTest
 
 def _test(home: str, wanted: Mapping[str, Sequence[str]], folder: Path, tell: Any) -> None:
     from litmus.experiment import quiet_libraries
-    from litmus.study.trial import stand_apart
+    from litmus.jobs.job import stand_apart
     from litmus.tracking import directory_of
 
     stand_apart((folder / "logs" / "test.log").absolute())

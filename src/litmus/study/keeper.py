@@ -12,11 +12,11 @@ from typing import Any
 
 from litmus.config import dump_config
 from litmus.config.study import study_to_dict
+from litmus.jobs.forks import forked
 from litmus.study.board import best_of, counts
 from litmus.study.ledger import EPOCHS, Lineage
 from litmus.study.stage import Stage
 from litmus.study.storage import Held, is_away, try_hold
-from litmus.study.worker import forked
 
 _TRY_EVERY_SEC = 10.0
 _DRAW_AFTER_SEC = 30.0
@@ -117,7 +117,7 @@ class Keeper:
             metrics["study/best"] = float(best.last.values[0])
         self.run.log_metrics(metrics, step=now["finished"])
         if best is not None:
-            from litmus.study.ledger import uid_of
+            from litmus.jobs.job import uid_of
 
             self.name_best(uid_of(self.stage.uid, self.stage.study_name, best.trained_as), best.origin)
 
@@ -203,9 +203,9 @@ def draw_study(
     import optuna
 
     from litmus.config.study import trial_config
+    from litmus.jobs.job import stand_apart
     from litmus.study import figures, report
     from litmus.study.storage import open_storage
-    from litmus.study.trial import stand_apart
 
     stand_apart((stage.folder / "logs" / "pictures.log").absolute())
     with contextlib.suppress(OSError):

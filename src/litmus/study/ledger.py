@@ -16,12 +16,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from litmus.jobs.job import LOST, uid_of
 from litmus.study.storage import Place, Storage, exclusive, fail_stale, first_beats
 
 ORIGIN, ATTEMPT = "litmus.origin", "litmus.attempt"
@@ -29,8 +29,9 @@ WORKER, REASON, SHA, RUN_UID = "litmus.worker", "litmus.fail_reason", "litmus.co
 STUDY_UID, FINGERPRINT = "litmus.uid", "litmus.fingerprint"
 DUPLICATE_OF, EPOCHS, SECONDS = "litmus.duplicate_of", "litmus.epochs", "litmus.seconds"
 
-LOST, STOPPED, SURPLUS, DUPLICATE = "lost", "stopped", "surplus", "duplicate"
-"""First words of a reason: what is queued again (lost: so often; stopped: always), and what never was a trial."""
+STOPPED, SURPLUS, DUPLICATE = "stopped", "surplus", "duplicate"
+"""First words of a reason, as ``LOST`` is: stopped ones are queued again always, lost ones so often; the others never
+were a trial."""
 
 State = Literal["finished", "running", "waiting", "pending", "failed", "void"]
 
@@ -123,11 +124,6 @@ def failures_in_a_row(known: dict[int, Lineage]) -> list[Lineage]:
     for lineage in ended:
         row = [*row, lineage] if lineage.state == "failed" else []
     return row
-
-
-def uid_of(study_uid: str, *parts: object) -> str:
-    """32 hexadecimal digits for a run of the study: whoever computes them finds the same run."""
-    return blake2b("/".join(map(str, (study_uid, *parts))).encode(), digest_size=16).hexdigest()
 
 
 # --- who runs a trial -------------------------------------------------------------------------------------------------

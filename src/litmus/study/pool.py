@@ -11,62 +11,15 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
-from litmus.errors import Problem, Refused
-from litmus.ranks import num_threads
+from litmus.jobs.forks import CONTEXT, forked
+from litmus.jobs.posts import Post
 from litmus.study.stage import Stage
-from litmus.study.worker import CONTEXT, SAVE_SEC, Post, forked, work, worker_log
+from litmus.study.worker import SAVE_SEC, work, worker_log
 
 DEATHS_IN_A_ROW = 10
 """Workers that die one after the other, with no trial ended in between, before that is taken for a reason to stop."""
 
 News = tuple[str, int, dict[str, Any]]
-
-
-def make_posts(
-    *, workers: int | None, devices: Sequence[str], share: bool, per_trial: int, accelerator: str, cores: int, gpus: int
-) -> list[Post]:
-    """Where each worker stands: the devices that its trials use, and how many threads.
-
-    Args:
-        workers: as asked for; by default one for every ``per_trial`` devices, and one on a machine without GPUs.
-        devices: GPUs by number or UUID; empty for all there are.
-        share: whether several workers may use one device.
-        per_trial: devices of one trial, ``train.devices``.
-        accelerator: ``train.accelerator``.
-        cores: processors that this process may use.
-
-    Raises:
-        Refused: more workers than devices, without ``share``; more devices a trial than there are.
-    """
-    on_gpu = accelerator == "gpu" or (accelerator == "auto" and gpus > 0)
-    problems = []
-    if devices and not on_gpu:
-        says = f"are GPUs, and there are {gpus}" if not gpus else f"are GPUs, and train.accelerator is {accelerator!r}"
-        problems.append(Problem("--devices", says, ",".join(devices)))
-    if len(set(devices)) < len(devices):
-        problems.append(
-            Problem("--devices", "names one twice: --workers and --share let several use it", list(devices))
-        )
-    if on_gpu and gpus:
-        wrong = [name for name in devices if name.isdigit() and int(name) >= gpus]
-        if wrong:
-            problems.append(
-                Problem("--devices", f"has {', '.join(wrong)}, and there are 0 to {gpus - 1}", list(devices))
-            )
-    names = list(devices) or [str(k) for k in range(gpus)] if on_gpu else []
-    what, there = ("GPUs", len(names)) if on_gpu else ("processor cores", cores)
-    if not problems and on_gpu and there < per_trial:
-        problems.append(Problem("train.devices", f"a trial wants {per_trial} GPUs, there are {there}", per_trial))
-    count = workers if workers is not None else (max(1, there // per_trial) if on_gpu else 1)
-    if not problems and count * per_trial > there and not share:
-        each = f" of {per_trial} {what} each" if per_trial > 1 else ""
-        says = f"workers{each}, and this machine has {there} {what}; --share lets several use one"
-        problems.append(Problem("--workers", says, count))
-    if problems:
-        raise Refused(problems, source="litmus tune")
-    threads = num_threads(os.environ, count)
-    groups = [tuple(names[k : k + per_trial]) for k in range(0, len(names) - per_trial + 1, per_trial)] or [()]
-    return [Post(k, groups[k % len(groups)], threads) for k in range(count)]
 
 
 @dataclass

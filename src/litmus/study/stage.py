@@ -18,11 +18,11 @@ from optuna.trial import FrozenTrial
 
 from litmus.config import RunConfig, deciding, flatten
 from litmus.config.study import StudyConfig, trial_config
+from litmus.jobs.job import Job, Outcome
 from litmus.study.ledger import ATTEMPT, DUPLICATE_OF, ORIGIN, Ledger, Lineage
 from litmus.study.samplers import make_pruner, make_sampler
 from litmus.study.space import Space
 from litmus.study.storage import Place, Storage
-from litmus.study.trial import Job, Outcome
 
 if TYPE_CHECKING:
     from litmus.tracking import Run

@@ -23,18 +23,20 @@ from optuna.trial import TrialState
 from litmus.config import RunConfig
 from litmus.config.study import StudyConfig, base_config, load_study
 from litmus.errors import Refused, refuse
+from litmus.jobs.forks import CONTEXT
+from litmus.jobs.posts import Post, here, make_posts
 from litmus.paths import shown
 from litmus.study import confirm
 from litmus.study.begin import check_data, check_old, check_same, existing, prepare
 from litmus.study.board import Board, best_of, counts
 from litmus.study.keeper import BEST_CONFIG, PAGE, Keeper, epochs_of
 from litmus.study.ledger import STUDY_UID, WORKER, Ledger, Lineage, failures_in_a_row, is_here
-from litmus.study.pool import Pool, make_posts
+from litmus.study.pool import Pool
 from litmus.study.space import check_study
 from litmus.study.stage import CANDIDATE, SEED, Confirmation, Stage
 from litmus.study.storage import Place, Storage, is_away, open_storage, patiently, place_of
 from litmus.study.verdict import Candidate, OnTest, Range, choose, front_sentence, verdict
-from litmus.study.worker import CONTEXT, Post, record_failure
+from litmus.study.worker import record_failure
 
 Say = Callable[[str], None]
 
@@ -68,8 +70,8 @@ def tune(path: str | Path, overrides: Sequence[str] = (), options: Options | Non
         share=options.share,
         per_trial=base.train.devices,
         accelerator=base.train.accelerator,
-        cores=_cores(),
-        gpus=_num_gpus(),
+        **here(),
+        source="litmus tune",
     )
     if config.time_limit_sec is not None:
         posts = [replace(post, until=time.time() + config.time_limit_sec) for post in posts]
@@ -484,17 +486,3 @@ def _confirmed_values(trial: Any) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _cores() -> int:
-    from litmus.tracking import usable_cores
-
-    return usable_cores()
-
-
-def _num_gpus() -> int:
-    """GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0

@@ -9,27 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from litmus.channel import Channel, Closed, Door
+from litmus.jobs.forks import (
+    CONTEXT,
+    SERVER_GONE,
+    Standby,
+    end_process,
+    epitaph,
+    forget_main,
+    share_forkserver,
+    signal_process,
+)
+from litmus.jobs.job import LOST, Job, Outcome, outcome_of, run_job, stand_apart
+from litmus.jobs.posts import Post
 from litmus.study.ledger import (
     DUPLICATE,
     DUPLICATE_OF,
     EPOCHS,
-    LOST,
     ORIGIN,
     RUN_UID,
     SECONDS,
@@ -46,7 +55,6 @@ from litmus.study.ledger import (
 )
 from litmus.study.stage import Stage
 from litmus.study.storage import ask, is_away, open_storage, patiently, set_user_attrs
-from litmus.study.trial import Job, Outcome, outcome_of, run_job, stand_apart, stand_by
 
 T = TypeVar("T")
 
@@ -57,82 +65,13 @@ SAVE_SEC = 60.0
 """How long a training may take to save its state when it is asked to stop."""
 EXIT_SEC = 10.0
 """How long a training's process may take to be gone after its last word."""
-SERVER_GONE = "the process that trainings are forked from is gone"
 _DUPLICATES_BEFORE_WAIT = 10
-_SERVER_DIED = 255
-"""What multiprocessing takes for the exit code of a process whose forkserver is gone."""
 
-CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["litmus.study.warm"])
-
-
-def forked(target: Callable[..., Any], args: tuple[Any, ...], name: str) -> Any:
-    """A process that has begun. Where the forkserver dies of it, or has just died, another one takes its place."""
-    for wait_sec in (0.1, 1.0, 0.0):
-        process: Any = CONTEXT.Process(target=target, args=args, name=name)
-        try:
-            process.start()
-            break
-        except (EOFError, ConnectionError):
-            if not wait_sec:
-                raise
-            time.sleep(wait_sec)
-    return process
-
-
-def answer_of(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
-    """What ``target(*args, tell)`` sends in a process apart. One that is killed is begun again: it must bear that.
-
-    Raises:
-        RuntimeError: it ended by itself without an answer, or was killed three times.
-    """
-    for _ in range(3):
-        hear, tell = CONTEXT.Pipe(duplex=False)
-        process = forked(target, (*args, tell), name)
-        tell.close()
-        try:
-            return hear.recv()
-        except EOFError:
-            process.join()
-            if process.exitcode > 0 and process.exitcode != _SERVER_DIED:
-                break
-        finally:
-            hear.close()
-            process.join()
-    raise RuntimeError(f"{name} ended with exit code {process.exitcode}, without an answer")
-
-
-def share_forkserver() -> None:
-    """In a worker: fork from the server that it was itself forked from.
-
-    ``multiprocessing`` means to, but asks for the server's pid, which only the process that started it has, and without
-    one starts a second server, that would import everything once more.
-    """
-    from multiprocessing import forkserver
-
-    server: Any = forkserver._forkserver
-    if server._forkserver_address is not None:
-        server.ensure_running = lambda: None
-
-
-def forget_main() -> None:
-    """Else each child of this process imports the module that the command began with once more: 15 ms of its birth."""
-    sys.modules["__main__"] = ModuleType("__main__")
 
 
 class Leave(BaseException):
     """The worker was asked to end."""
-
-
-@dataclass(frozen=True)
-class Post:
-    """Where a worker stands: its number, its devices and threads, and until when it may begin a trial."""
-
-    index: int
-    devices: tuple[str, ...] = ()
-    threads: int = 1
-    until: float | None = None
-    """Seconds since the epoch."""
 
 
 @dataclass
@@ -145,38 +84,6 @@ class Current:
     directory: Path | None = None
     reported: set[int] | None = None
     lost_lease: bool = False
-
-
-class Standby:
-    """A process that has begun and waits for a training. One is begun while the training before runs: it is there when
-    that one ends."""
-
-    def __init__(self, log: Path):
-        hear, self._tell = CONTEXT.Pipe(duplex=False)
-        self.process: Any = CONTEXT.Process(target=stand_by, args=(hear, log), name="litmus-training")
-        try:
-            self.process.start()
-        except BaseException:
-            self._tell.close()
-            raise
-        finally:
-            hear.close()
-
-    def give(self, function: Callable[..., None], *arguments: Any) -> bool:
-        """False if it is gone."""
-        try:
-            if not self.process.is_alive():
-                return False
-            self._tell.send((function, arguments))
-            return True
-        except OSError:
-            return False
-        finally:
-            self._tell.close()
-
-    def end(self) -> None:
-        self._tell.close()
-        end_process(self.process)
 
 
 def work(stage: Stage, post: Post, news: Any) -> None:
@@ -323,7 +230,8 @@ class Worker:
                 if self.leaving or current.lost_lease:
                     asked_at = asked_at or time.monotonic()
                     late = current.lost_lease or time.monotonic() - asked_at > SAVE_SEC
-                    _signal(process, signal.SIGKILL if late else signal.SIGTERM)  # again: it may just have been born
+                    # Again and again: it may just have been born.
+                    signal_process(process, signal.SIGKILL if late else signal.SIGTERM)
         finally:
             orphaned = False
             if ended:
@@ -344,7 +252,7 @@ class Worker:
         if orphaned:
             self.server_gone = True
             return Outcome("FAIL", reason=f"{LOST}: {SERVER_GONE}")
-        return Outcome("FAIL", reason=_epitaph(process.exitcode))
+        return Outcome("FAIL", reason=epitaph(process.exitcode))
 
     def await_the_end(self) -> None:
         """Of the process of the training before, which said how it went and had nothing left to do."""
@@ -537,7 +445,7 @@ def worker_log(folder: Path, index: int) -> Path:
 
 def seed_of(seed: int, worker: int, num_trials: int) -> int:
     """Of a sampler that is made anew for each trial: a restart of the search draws no number again."""
-    from litmus.study.ledger import uid_of
+    from litmus.jobs.job import uid_of
 
     return int(uid_of(str(seed), worker, num_trials)[:8], 16)
 
@@ -604,50 +512,6 @@ def _is_twin(lineage: Lineage, origin: int, sha: str) -> bool:
 
 
 def _why_no_job(error: Exception) -> str:
-    from litmus.study.trial import reason_for
+    from litmus.jobs.job import reason_for
 
     return reason_for(error)
-
-
-def _signal(process: Any, signum: int) -> None:
-    """To the child's process group once it has made one, else to the child."""
-    if process.pid is None or not process.is_alive():
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if signum == signal.SIGKILL and os.getpgid(process.pid) == process.pid:
-            os.killpg(process.pid, signum)
-        else:
-            os.kill(process.pid, signum)
-
-
-def end_process(process: Any) -> bool:
-    """At once, if it has not ended. Whether it was an orphan: the forkserver, which would have told, is gone."""
-    _signal(process, signal.SIGKILL)
-    process.join()
-    return _end_orphan(process.pid)
-
-
-def _end_orphan(pid: int | None) -> bool:
-    """End a training that lives on although its end was heard: who would have told, the forkserver, is gone."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if pid is None or process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        process.kill()
-    except psutil.Error:
-        return False
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(psutil.Error):
-        process.wait(10)
-    return True
-
-
-def _epitaph(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        memory = "; the system does so when memory runs out" if name == "SIGKILL" else ""
-        return f"killed: its process ended by {name}{memory}"
-    return f"error: its process ended with exit code {exitcode}, and no word"

@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,9 @@ from litmus.stopping import Signals, Stopped
 
 EXTRA_SEEDS = "seeds"
 """Folder of a run directory: trainings of the same trial by other seeds, which are no runs of their own in MLflow."""
+
+LOST = "lost"
+"""First word of the reason of what ended for no fault of its own, and is run again."""
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "STOPPED"]
 
@@ -43,6 +47,8 @@ class Job:
         metric: that is reported at each validation; None where nothing may end the training early.
         devices: for CUDA_VISIBLE_DEVICES, empty to leave it.
         log: takes what the training prints.
+        splits: evaluated in the end. Never test where anything is chosen by the outcome.
+        evicts: whether another process that still holds the run directory is ended; else this one fails, as ``Busy``.
     """
 
     config: RunConfig
@@ -57,6 +63,8 @@ class Job:
     log: Path
     devices: tuple[str, ...] = ()
     threads: int = 1
+    splits: tuple[str, ...] = ("train_eval", "val")
+    evicts: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,11 @@ class Outcome:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Outcome:
         return cls(**{**plain, "values": tuple(plain["values"]), "reports": tuple(plain["reports"])})
+
+
+def uid_of(root: str, *parts: object) -> str:
+    """32 hexadecimal digits for a run below ``root``, a study or a sweep: whoever computes them finds the same run."""
+    return blake2b("/".join(map(str, (root, *parts))).encode(), digest_size=16).hexdigest()
 
 
 def outcome_of(directory: Path | None, objectives: Sequence[str]) -> Outcome | None:
@@ -112,8 +125,12 @@ def stand_by(hear: Connection, log: Path) -> None:
     function(*arguments)
 
 
-def run_job(job: Job, door: str) -> None:
-    """Train ``job`` in this process, a fresh fork that stands apart, and say at ``door`` how it went."""
+def run_job(job: Job, door: str, then: Callable[[Path], None] | None = None) -> None:
+    """Train ``job`` in this process, a fresh fork that stands apart, and say at ``door`` how it went.
+
+    ``then`` is called with the run directory of one that is complete, and is a part of it: where it raises, the job
+    has failed, though its run has not.
+    """
     began = time.monotonic()
     write_to(job.log)
     if job.devices:
@@ -126,6 +143,12 @@ def run_job(job: Job, door: str) -> None:
     with Signals() as signals:
         try:
             outcome = train_job(job, signals, channel, door)
+            if then is not None and outcome.state == "COMPLETE":
+                from litmus.tracking import directory_of
+
+                directory = directory_of(job.uid, job.config.tracking.home)
+                assert directory is not None
+                then(directory)
         except Stopped as stopped:
             outcome, code = Outcome("STOPPED", reason=str(stopped)), stopped.exit_code
         except Exception as error:
@@ -149,8 +172,6 @@ class Busy(RuntimeError):
 def reason_for(error: Exception) -> str:
     """What a trial failed of, its class of failure first."""
     import torch
-
-    from litmus.study.ledger import LOST
 
     says = " ".join(str(error).split())[:400]
     if isinstance(error, Refused):
@@ -203,7 +224,6 @@ def write_to(log: Path) -> None:
 def train_job(job: Job, signals: Signals, channel: Channel, door: str) -> Outcome:
     """All trainings of a job; each is taken up where an earlier attempt left it."""
     from litmus.experiment import RESULT, logged_objective
-    from litmus.study.ledger import uid_of
     from litmus.tracking import Run, directory_of
     from litmus.tracking.spool import ARTIFACTS
 
@@ -242,14 +262,14 @@ def _train(job: Job, config: RunConfig, uid: str, home: str, signals: Signals, c
 
     directory, resume = directory_of(uid, home), None
     if directory is not None:
-        evict(directory)
+        evict(directory, patience_sec=20.0 if job.evicts else 0.0, end=job.evicts)
         if (before := outcome_of(directory, job.objectives)) is not None:
             print("an earlier attempt had ended: nothing is trained again")
             channel.send(opened=str(directory))
             return before
         resume = Resume(uid, directory, job.name)
     scope = {
-        "splits": ["train_eval", "val"],  # never test: what is chosen by must not be tested on
+        "splits": list(job.splits),
         "pictures": False,
         "objectives": list(job.objectives),
         "metric": job.metric,
@@ -299,8 +319,8 @@ def fail_reason_of(directory: Path) -> str:
         return spool.texts("tag").get("litmus.fail_reason", "")
 
 
-def evict(directory: Path, *, patience_sec: float = 20.0) -> None:
-    """End the process of an earlier attempt that still holds the run directory: its trial is no longer its own.
+def evict(directory: Path, *, patience_sec: float = 20.0, end: bool = True) -> None:
+    """With ``end``, end the process of an earlier attempt that still holds the run directory: it is its no longer.
 
     Such a one is left where a worker was stopped for longer than the grace period, and its child trains on. Of another
     machine nothing can be ended: it is waited for, and, being told at its next report, stops by itself.
@@ -316,7 +336,7 @@ def evict(directory: Path, *, patience_sec: float = 20.0) -> None:
     while not lock.acquire():
         with Spool(directory) as spool:
             pid, host = spool.meta.get("owner_pid", ""), spool.meta.get("owner_host", "")
-        if host == socket.gethostname() and pid.isdigit() and int(pid) != os.getpid():
+        if end and host == socket.gethostname() and pid.isdigit() and int(pid) != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(pid), signal.SIGKILL)  # the lock is held, so the process that holds it lives, and is this
         if time.monotonic() > until:
