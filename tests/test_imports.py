@@ -80,8 +80,10 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("channel", "config", "data", "devices", "evaluation", "experiment", "jobs", "paths"),
         *("ranks", "stopping", "tracking", "trained", "weights"),
     },
+    "curve": {"config", "diagnosis", "sweep"},
+    "decompose": {"config", "diagnosis", "sweep"},
     "cli": {
-        *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
+        *("config", "tracking", "curve", "decompose", "sweep", "commands", "diagnose", "export", "launch", "predict"),
         *("ranks", "reproduce", "resume", "stopping", "study"),
     },
     "__init__": {"classifier", "data", "networks"},

@@ -172,6 +172,68 @@ def diagnose(
     diagnose_run(run, insight=insight, home=home, uri=uri)
 
 
+Seeds = Annotated[int, typer.Option(help="Trainings of each, by seeds that all share.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trainings at a time; default: one for each GPU, or for each processor core."),
+]
+Devices = Annotated[str | None, typer.Option(metavar="0,1", help="GPUs to use; default: all.")]
+Share = Annotated[bool, typer.Option("--share", help="Allow more workers than devices.")]
+Over = Annotated[
+    list[str] | None,
+    typer.Option("--over", metavar="a.b=1,2,3", help="Values of a key, side by side; several keys: every combination."),
+]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", metavar="'a.b=1 c.d=2'", help="Overrides that belong together; give several to compare."),
+]
+
+
+@app.command(no_args_is_help=True)
+def curve(
+    sources: Sources = None,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="50,100,...", help="Training images; default: all, a half, a quarter, ...")
+    ] = None,
+    seeds: Seeds = 5,
+    equal: Annotated[
+        str, typer.Option(metavar="steps|epochs", help="What the sizes have in common: two different curves.")
+    ] = "steps",
+    workers: Workers = None,
+    devices: Devices = None,
+    share: Share = False,
+) -> None:
+    """Error against training-set size, with a fitted law: would more data help? Goes on where it was stopped."""
+    from litmus.curve import Design
+    from litmus.curve import curve as draw_curve
+
+    design = Design(_numbers("--sizes", sizes), seeds, equal)  # type: ignore[arg-type]
+    _experiment(draw_curve, sources, workers, devices, share, design=design)
+
+
+@app.command(no_args_is_help=True)
+def decompose(
+    sources: Sources = None,
+    over: Over = None,
+    arm: Arms = None,
+    draws: Annotated[int, typer.Option(help="Disjoint training sets, a model each.")] = 6,
+    reshuffles: Annotated[int, typer.Option(help="How often the training images are cut anew.")] = 2,
+    seeds: Annotated[
+        int, typer.Option(help="Trainings on each draw; with several, variance by initialisation is told apart.")
+    ] = 1,
+    split: Annotated[str, typer.Option(metavar="val|test", help="Whose images the models answer.")] = "test",
+    workers: Workers = None,
+    devices: Devices = None,
+    share: Share = False,
+) -> None:
+    """Bias, variance and noise, from models trained on independent draws, over a setting. Goes on where it stopped."""
+    from litmus.decompose import Design
+    from litmus.decompose import decompose as take_apart
+
+    design = Design(draws, reshuffles, seeds, split)  # type: ignore[arg-type]
+    _experiment(take_apart, sources, workers, devices, share, over=over or [], arms=arm or [], design=design)
+
+
 @app.command()
 def lr(
     sources: Sources = None,
@@ -353,12 +415,46 @@ def schema(
 
 
 def _config(sources: list[str] | None) -> Any:
-    """Files are what has no '=' (or exists); everything else is an override."""
     from litmus.config import load_config
 
+    return load_config(*_sorted(sources))
+
+
+def _sorted(sources: list[str] | None) -> tuple[list[str], list[str]]:
+    """Files are what has no '=' (or exists); everything else is an override."""
     given = sources or []
     files = [source for source in given if "=" not in source or Path(source).exists()]
-    return load_config(files, [source for source in given if source not in files])
+    return files, [source for source in given if source not in files]
+
+
+def _typed() -> list[str]:
+    """The words of the command, to be typed again."""
+    from click import get_current_context
+
+    return list(get_current_context().obj or [])
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise refuse(option, "reads whole numbers with commas: 50,100,200", text) from None
+
+
+def _experiment(
+    run: Any, sources: list[str] | None, workers: int | None, devices: str | None, share: bool, **how: Any
+) -> None:
+    """A command of many trainings; ``typed`` is what to type again to go on with it."""
+    from litmus.sweep.experiment import Incomplete, Options
+
+    names = tuple(name.strip() for name in devices.split(",") if name.strip()) if devices else ()
+    files, overrides = _sorted(sources)
+    options = Options(workers, names, share)
+    try:
+        run(files, overrides, options=options, typed=sys.argv[1:], say=typer.echo, **how)
+    except Incomplete as error:
+        _last_words(error)
+        raise typer.Exit(1) from None
 
 
 def main(argv: list[str] | None = None) -> None:

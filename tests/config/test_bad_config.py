@@ -113,7 +113,7 @@ ROWS = [
     ("early_stopping.alpha=-1", "early_stopping.alpha", ">= 0"),
     ("early_stopping.name=gll", "early_stopping.name", "did you mean 'gl'?"),
     ("data.part=1", "data.part", "only acts with data.parts"),
-    ("data.part_seed=1", "data.part_seed", "only acts with data.parts"),
+    ("data.draw_seed=1", "data.draw_seed", "only acts with data.num_train or data.parts"),
     ("model.init_std=0.1", "model.init_std", "only acts with model.init = normal"),
     ("augment.erase_area=[0.1,0.2]", "augment.erase_area", "only acts with augment.erase > 0"),
     ("freeze.layers=[]", "freeze.layers", "wants `body`"),

@@ -176,6 +176,16 @@ def test_parts_of_the_training_images_share_validation_test_and_moments():
     assert len({part.info.split_digest for part in parts}) == 4
 
 
+def test_another_draw_is_nested_and_stratified_too_and_shares_validation():
+    small, middle = (synthetic(num_train=n, draw_seed=5) for n in (20, 50))
+    assert small.indices("train").tolist() == middle.indices("train")[:20].tolist()
+    assert torch.bincount(small.images("train").labels[small.indices("train")]).tolist() == [2] * 10
+    assert set(small.indices("train").tolist()) != set(synthetic(num_train=20).indices("train").tolist())
+    assert torch.equal(small.indices("val"), synthetic().indices("val"))
+    one, other = (set(synthetic(parts=4, draw_seed=seed).indices("train").tolist()) for seed in (0, 5))
+    assert one != other
+
+
 def test_parts_too_small_to_hold_every_class_are_refused():
     with pytest.raises(Refused, match=r"data.parts = 15: leaves parts with fewer images than classes: 140"):
         synthetic(parts=15).prepare()
@@ -284,7 +294,8 @@ def test_memory_stays_at_the_images_and_little_more(tmp_path, monkeypatch):
         ({"test_fraction": -0.1}, "test_fraction is -0.1"),
         ({"num_train": 0}, "num_train is 0"),
         ({"parts": 3, "part": 3}, r"part is 3, must be in \[0, 3\)"),
-        ({"part": 1}, "part and part_seed only act with parts"),
+        ({"part": 1}, "part is 1, which only acts with parts"),
+        ({"draw_seed": 1}, "draw_seed is 1, which only acts with num_train or parts"),
         ({"channels": 4}, "channels is 4"),
         ({"image_size": (0, 8)}, "image_size is"),
         ({"path": "photos"}, "path is 'photos', which only name='image_folder' uses"),

@@ -146,8 +146,9 @@ class DataSection(Section):
     independent draw for each ``part``, as a bias-variance decomposition needs them (``litmus decompose``)."""
     part: int = Field(0, ge=0)
     """Which of ``parts``, from 0."""
-    part_seed: int = Field(0, ge=0, le=2**32 - 1)
-    """Decides the cut; validation and test images are the same for all."""
+    draw_seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Decides which of the training images ``num_train`` or ``parts`` draw; 0: as ``split_seed`` has them. Validation
+    and test images are the same for all."""
     train_eval_size: int = Field(5_000, ge=1)
     """Training images that are also seen as validation sees them; bias is read from these."""
     split_seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -959,7 +960,10 @@ def _dropped(config: RunConfig) -> list[Problem]:
         (augment, "augment", "erase_ratio", "augment.erase > 0", augment.erase == 0),
         (model, "model", "weights_by", "model.weights", model.weights is None),
         (config.data, "data", "part", "data.parts", config.data.parts is None),
-        (config.data, "data", "part_seed", "data.parts", config.data.parts is None),
+        (
+            *(config.data, "data", "draw_seed", "data.num_train or data.parts"),
+            config.data.parts is None and config.data.num_train is None,
+        ),
         (augment, "augment", "mix_prob", "augment.mixup or augment.cutmix > 0", augment.mixup == augment.cutmix == 0),
     ]
     found = []

@@ -21,7 +21,7 @@ from litmus.data.hashing import digest_of
 from litmus.data.images import ImageSet
 from litmus.data.sampler import EvalShare, FixedBatches, IndexBatches
 from litmus.data.sources import Request, Source, load_source
-from litmus.data.splits import make_splits, part_of
+from litmus.data.splits import make_splits, part_of, stratified_order
 from litmus.errors import refuse
 
 SPLITS = ("train", "val", "train_eval", "test")
@@ -75,7 +75,7 @@ class ImageDataModule(L.LightningDataModule):
         num_train: train on this many images: a stratified subset, each inside the next larger.
         parts: cut the training images into so many disjoint, stratified parts of equal size, and train on one.
         part: which of ``parts``, from 0.
-        part_seed: decides the cut.
+        draw_seed: decides which images ``num_train`` or ``parts`` draw; 0: as ``split_seed`` has them.
         train_eval_size: at most this many training images are evaluated; 0 for no such loader.
         split_seed: decides the splits, and the images of ``synthetic``.
         shuffle: a new order each epoch.
@@ -116,7 +116,7 @@ class ImageDataModule(L.LightningDataModule):
         num_train: int | None = None,
         parts: int | None = None,
         part: int = 0,
-        part_seed: int = 0,
+        draw_seed: int = 0,
         train_eval_size: int = 5000,
         split_seed: int = 0,
         shuffle: bool = True,
@@ -148,7 +148,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.num_train, self.train_eval_size = num_train, train_eval_size
-        self.part = None if parts is None else (part, parts, part_seed)
+        self.part, self.draw_seed = None if parts is None else (part, parts), draw_seed
         self.shuffle, self.workers, self.seed, self.channels_last = shuffle, workers, seed, channels_last
         self.augment = None if augment is None else Augment(**augment, seed=seed)
         self._info: DataInfo | None = None
@@ -192,14 +192,7 @@ class ImageDataModule(L.LightningDataModule):
             test_fraction=self.test_fraction if found.test is None else None,
         )
         whole_train = kept["train"][torch.from_numpy(splits.train)]
-        if self.part is not None:
-            if len(whole_train) // self.part[1] < len(class_names):
-                says = f"leaves parts with fewer images than classes: {len(whole_train):,} training images in all"
-                raise refuse("data.parts", says, self.part[1])
-            labels = found.train.labels[whole_train].numpy()
-            own = whole_train[torch.from_numpy(part_of(labels, *self.part))]
-        else:
-            own = whole_train
+        own = self._drawn(whole_train, found.train.labels[whole_train].numpy(), len(class_names))
         check_sizes(len(own), num_train=self.num_train, batch_size=self.batch_size, drop_last=self.drop_last)
         train = own[: self.num_train]
         self._sets = {
@@ -234,6 +227,18 @@ class ImageDataModule(L.LightningDataModule):
             split_digest=digest_of(self._indices[split].numpy() for split in SPLITS),
             source=found.where,
         )
+
+    def _drawn(self, train: Tensor, labels: Any, num_classes: int) -> Tensor:
+        """The images that this run may train on, in the order in which ``num_train`` takes them."""
+        if self.part is None:
+            return (
+                train[torch.from_numpy(stratified_order(labels, "draw", self.draw_seed))] if self.draw_seed else train
+            )
+        part, parts = self.part
+        if len(train) // parts < num_classes:
+            says = f"leaves parts with fewer images than classes: {len(train):,} training images in all"
+            raise refuse("data.parts", says, parts)
+        return train[torch.from_numpy(part_of(labels, part, parts, self.draw_seed))]
 
     def _moments(self, found: Source, train: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Given, else the set's own, else computed from all training images, so that ``num_train`` changes nothing."""
@@ -390,8 +395,10 @@ def _check_arguments(given: dict[str, Any]) -> None:
         raise ValueError(f"num_train is {given['num_train']!r}, must be at least 1")
     if given["parts"] is not None and not 0 <= given["part"] < given["parts"]:
         raise ValueError(f"part is {given['part']!r}, must be in [0, {given['parts']}), the number of parts")
-    if given["parts"] is None and (given["part"] or given["part_seed"]):
-        raise ValueError("part and part_seed only act with parts")
+    if given["parts"] is None and given["part"]:
+        raise ValueError(f"part is {given['part']!r}, which only acts with parts")
+    if given["parts"] is None and given["num_train"] is None and given["draw_seed"]:
+        raise ValueError(f"draw_seed is {given['draw_seed']!r}, which only acts with num_train or parts")
     if given["channels"] not in (None, 1, 3):
         raise ValueError(f"channels is {given['channels']!r}, must be 1, 3 or None")
     for source, defaults in _ONLY_FOR.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litmus.channel import Channel, Closed, Door
 from litmus.config import RunConfig, deciding
@@ -27,6 +28,9 @@ from litmus.jobs.posts import Post
 from litmus.sweep.cells import Cell, Measure, cell_uid
 from litmus.sweep.look import kept, measure_all
 
+if TYPE_CHECKING:
+    from litmus.data.batch import DataInfo
+
 ATTEMPTS = 3
 """How often a training is begun whose process is killed: by the system for want of memory, or by anybody."""
 SAVE_SEC = 60.0
@@ -34,6 +38,7 @@ SAVE_SEC = 60.0
 BUSY_SEC = 1.0
 """How long a cell that another command trains is left alone before it is looked at again."""
 EXIT_SEC = 10.0
+MAX_NAME = 100
 NOT_FINITE = "not finite"
 """First words of the reason of a training that diverged: an answer, which is not asked for again."""
 
@@ -107,6 +112,30 @@ def plan(cells: Sequence[Cell], *, source: str = "config") -> list[Planned]:
         Planned(Cell(cell.name, config, cell.measures), cell_uid(config, digest), digest)
         for cell, config, digest in zip(cells, resolved, digests, strict=True)
     ]
+
+
+def data_of(config: RunConfig, *, source: str = "config") -> DataInfo:
+    """What the data of a config are, found out in a process apart.
+
+    Raises:
+        Refused: data that are not there or not right.
+    """
+    problems, info = answer_of(_look_at, (config,), "the look at the data")
+    if problems:
+        raise Refused(problems, source=source)
+    return info  # type: ignore[no-any-return]
+
+
+def _look_at(config: RunConfig, tell: Any) -> None:
+    from litmus.experiment import make_data, quiet_libraries
+    from litmus.weights import follow_weights
+
+    stand_apart()
+    with quiet_libraries():
+        try:
+            tell.send(([], make_data(follow_weights(config)).prepare()))
+        except Refused as refused:
+            tell.send((refused.problems, None))
 
 
 def _with_names(problem: Problem, names: Sequence[str], of: int) -> Problem:
@@ -337,7 +366,7 @@ class Sweep:
 
     def job(self, planned: Planned, post: Post) -> Job:
         config = planned.cell.config
-        name = f"{self.prefix}-{planned.uid[:8]}"
+        name = f"{self.prefix}-{slug(planned.cell.name)}"[:MAX_NAME]
         tracking = {**config.tracking.model_dump(), "home": str(self.home)}
         config = RunConfig.model_validate({**config.model_dump(), "tracking": tracking, "insight": False})
         return Job(
@@ -403,6 +432,11 @@ class Sweep:
         for slot in self._slots:
             if slot.busy:
                 signal_process(slot.process, signal.SIGKILL if late else signal.SIGTERM)
+
+
+def slug(text: str) -> str:
+    """A cell's name as a run's: ``n=50, seed 3`` as ``n-50-seed-3``."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
 
 
 def measures_of(group: Sequence[Planned]) -> tuple[Measure, ...]:
