@@ -451,7 +451,7 @@ def _experiment(
     files, overrides = _sorted(sources)
     options = Options(workers, names, share)
     try:
-        run(files, overrides, options=options, typed=sys.argv[1:], say=typer.echo, **how)
+        run(files, overrides, options=options, typed=_typed(), say=typer.echo, **how)
     except Incomplete as error:
         _last_words(error)
         raise typer.Exit(1) from None
@@ -473,7 +473,7 @@ def main(argv: list[str] | None = None) -> None:
 def run_command(argv: list[str] | None = None) -> None:
     """``main``, but for errors that nobody foresaw: those are raised."""
     try:
-        app(args=argv, standalone_mode=True)
+        app(args=argv, standalone_mode=True, obj=list(sys.argv[1:] if argv is None else argv))
     except Refused as refused:
         sys.stderr.write(f"{_masked(refused)}\n")
         sys.exit(2)

@@ -106,7 +106,7 @@ def decompose(
     chosen = arms_of(over, arms)
     configs = arm_configs(sources, overrides, chosen)
     plan = [design.cells(arm, config) for arm, config in zip(chosen, configs, strict=True)]
-    params = {"decompose.draws": design.draws, "decompose.reshuffles": design.reshuffles}
+    params: dict[str, Any] = {"decompose.draws": design.draws, "decompose.reshuffles": design.reshuffles}
     params |= {"decompose.seeds": design.seeds, "decompose.over": [*over, *arms]}
     with Experiment(
         kind="decompose",
