@@ -606,7 +606,8 @@ def decompose_regression(
     """Bias^2, variance and noise of a regression whose true function is known, and whether they add up.
 
     Bias^2 and variance are estimated without bias, as in ``decompose_squared``, with a jackknife over models. The mean
-    squared error is that of every model on every target. The noise of targets at different places must be independent.
+    squared error is that of every model on every target. The targets' noise is taken to be independent, symmetric and
+    of one variance at all places; the error of ``difference`` counts it alone, since the models cancel out.
 
     Args:
         predictions: ``(M, X)``: M >= 3 models, each trained on a set of its own, at the same X >= 2 places.
@@ -650,12 +651,18 @@ def decompose_regression(
     # Every model on every target at each place: mean over i and l of (f_i - y_l)^2.
     to_mean = models - measured.mean(axis=0)
     total = np.square(to_mean).mean(axis=0) + measured.var(axis=0)
-    # At each place the difference has expectation 0 and is independent of those elsewhere.
     difference = total - bias2 - variance - noise_of_place
-    by_targets = difference + noise_of_place - noise.value
+    # In the difference stands -2 (mean model - f) (mean target - f), whose variance is known from sigma^2, and a part
+    # that has the same distribution at all places, whose variance they show.
+    off, miss = models.mean(axis=0) - true, measured.mean(axis=0) - true
+    crossed = 4 * float(np.square(off).sum()) * noise.value / len(measured)
+    rest = difference + 2 * off * miss
+
+    def error_with(rest: Floats) -> float:
+        return math.sqrt(crossed + float(np.square(rest).sum())) / num_places
+
     of_models = _estimate(np.array([total.mean()]), without.sum(axis=1)[None], level).std_error or 0.0
-    error_of_total = math.hypot(of_models, float(np.sqrt(np.square(by_targets).sum())) / num_places)
-    error_of_difference = float(np.sqrt(np.square(difference).sum())) / num_places
+    error_of_total = math.hypot(of_models, error_with(rest + noise_of_place - noise.value))
     return Regression(
         num_reshuffles=1,
         num_models=num_models,
@@ -665,7 +672,7 @@ def decompose_regression(
         variance=_estimate(np.array([variance.mean()]), without[None, :, 1], level),
         noise=noise,
         total=_around(float(total.mean()), error_of_total, min(num_models, num_places) - 1, level),
-        difference=_around(float(difference.mean()), error_of_difference, num_places - 1, level),
+        difference=_around(float(difference.mean()), error_with(rest), num_places - 1, level),
         images={"bias2": bias2, "variance": variance, "noise": noise_of_place, "total": total},
     )
 
