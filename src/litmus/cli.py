@@ -191,6 +191,7 @@ Arms = Annotated[
 
 @app.command(no_args_is_help=True)
 def curve(
+    context: typer.Context,
     sources: Sources = None,
     sizes: Annotated[
         str | None, typer.Option(metavar="50,100,...", help="Training images; default: all, a half, a quarter, ...")
@@ -208,11 +209,12 @@ def curve(
     from litmus.curve import curve as draw_curve
 
     design = Design(_numbers("--sizes", sizes), seeds, equal)  # type: ignore[arg-type]
-    _experiment(draw_curve, sources, workers, devices, share, design=design)
+    _experiment(draw_curve, context, sources, workers, devices, share, design=design)
 
 
 @app.command(no_args_is_help=True)
 def decompose(
+    context: typer.Context,
     sources: Sources = None,
     over: Over = None,
     arm: Arms = None,
@@ -231,7 +233,7 @@ def decompose(
     from litmus.decompose import decompose as take_apart
 
     design = Design(draws, reshuffles, seeds, split)  # type: ignore[arg-type]
-    _experiment(take_apart, sources, workers, devices, share, over=over or [], arms=arm or [], design=design)
+    _experiment(take_apart, context, sources, workers, devices, share, over=over or [], arms=arm or [], design=design)
 
 
 @app.command()
@@ -427,13 +429,6 @@ def _sorted(sources: list[str] | None) -> tuple[list[str], list[str]]:
     return files, [source for source in given if source not in files]
 
 
-def _typed() -> list[str]:
-    """The words of the command, to be typed again."""
-    from click import get_current_context
-
-    return list(get_current_context().obj or [])
-
-
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
@@ -442,7 +437,13 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
 
 
 def _experiment(
-    run: Any, sources: list[str] | None, workers: int | None, devices: str | None, share: bool, **how: Any
+    run: Any,
+    context: typer.Context,
+    sources: list[str] | None,
+    workers: int | None,
+    devices: str | None,
+    share: bool,
+    **how: Any,
 ) -> None:
     """A command of many trainings; ``typed`` is what to type again to go on with it."""
     from litmus.sweep.experiment import Incomplete, Options
@@ -451,7 +452,7 @@ def _experiment(
     files, overrides = _sorted(sources)
     options = Options(workers, names, share)
     try:
-        run(files, overrides, options=options, typed=_typed(), say=typer.echo, **how)
+        run(files, overrides, options=options, typed=context.obj or [], say=typer.echo, **how)
     except Incomplete as error:
         _last_words(error)
         raise typer.Exit(1) from None
