@@ -64,6 +64,9 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         "tracking",
         "trained",
     },
+    "compare": {
+        *("config", "devices", "diagnosis", "evaluation", "experiment", "insight", "paths", "tracking", "trained"),
+    },
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "reproduce": {
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
@@ -74,7 +77,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("paths", "ranks", "resume", "stopping", "tracking", "trained", "weights"),
     },
     "cli": {
-        *("config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
+        *("compare", "config", "tracking", "commands", "diagnose", "export", "launch", "predict"),
         *("ranks", "reproduce", "resume", "stopping", "study"),
     },
     "__init__": {"classifier", "data", "networks"},
