@@ -134,7 +134,7 @@ def paired(arms: dict[str, Any]) -> list[str]:
 
 
 def table_of(key: str, arms: dict[str, Any]) -> list[str]:
-    from litmus.study.verdict import compare, interval
+    from litmus.diagnosis.paired import compare, interval
 
     seeds = paired(arms)
     reference = next(iter(ARMS))
@@ -171,7 +171,7 @@ def table_of(key: str, arms: dict[str, Any]) -> list[str]:
 
 def pruning_of(arms: dict[str, Any]) -> list[str]:
     """As many trials with pruning as without: what they cost, and what they find."""
-    from litmus.study.verdict import compare
+    from litmus.diagnosis.paired import compare
 
     seeds, lines = paired(arms), []
     pruned = [arms["TPE + Hyperband"][seed][:TRIALS] for seed in seeds]

@@ -64,6 +64,9 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         "tracking",
         "trained",
     },
+    "compare": {
+        *("config", "devices", "diagnosis", "evaluation", "experiment", "insight", "paths", "tracking", "trained"),
+    },
     "export": {"config", "data", "experiment", "paths", "tracking", "trained", "weights"},
     "reproduce": {
         *("callbacks", "comparison", "config", "data", "experiment", "fingerprint", "launch", "paths"),
@@ -82,8 +85,13 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     },
     "curve": {"config", "diagnosis", "sweep"},
     "decompose": {"config", "diagnosis", "sweep"},
+    "claims": {
+        *("config", "data", "devices", "diagnosis", "evaluation", "experiment", "networks", "optim", "paths"),
+        *("sweep", "tracking", "trained", "transfer", "weights", "callbacks", "stopping"),
+    },
     "cli": {
-        *("config", "tracking", "curve", "decompose", "sweep", "commands", "diagnose", "export", "launch", "predict"),
+        *("claims", "commands", "compare", "config", "curve", "decompose", "diagnose", "export", "launch"),
+        *("predict", "sweep", "tracking"),
         *("ranks", "reproduce", "resume", "stopping", "study"),
     },
     "__init__": {"classifier", "data", "networks"},

@@ -236,6 +236,25 @@ def decompose(
     _experiment(take_apart, context, sources, workers, devices, share, over=over or [], arms=arm or [], design=design)
 
 
+@app.command("claim", no_args_is_help=True)
+def run_claim(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME|a.b=c", help="Claims by name or file, and changed keys of one: seeds=7."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="The long form: a GPU, and the data of the papers.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every claim, one after the other.")] = False,
+    workers: Workers = None,
+    devices: Devices = None,
+    share: Share = False,
+) -> None:
+    """A sentence of the course, tested: its trainings, figure, statistic, and supported, contradicted or neither."""
+    from litmus.claims.command import claim
+
+    _experiment(claim, context, sources, workers, devices, share, full=full, everything=everything)
+
+
 @app.command()
 def lr(
     sources: Sources = None,
@@ -318,6 +337,49 @@ def reproduce(
             run, steps=steps, tolerance=tolerance, checkout=checkout, home=home, uri=uri, signals=signals
         )
     raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN RUN...]", help="Two or more, each as for test; the first is the reference."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Instead: every finished run that fits. =, !=, <, <=, >, >= on config keys, metrics (best/val_err), "
+            "name, kind, study, verdict; a,b is either; several must all hold.",
+        ),
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="NAME", help="Instead: the finished trials of a study.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The factor, a config key or such as code; default: all keys that differ but the seed."
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="ARM|RUN", help="What the others are held against; default: the first.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Evaluate single runs again: McNemar's test, image by image.")
+    ] = False,
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Go on though data sets or classes differ.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Of the folder below HOME/compare and of the run.")] = None,
+    home: Home = "mlruns",
+    uri: Uri = None,
+) -> None:
+    """What differs between runs, and whether it makes a difference: paired over seeds, curves, one page."""
+    from litmus.compare.command import compare_runs
+
+    compare_runs(
+        runs or [], where=where or [], study=study, by=by, reference=reference, images=images,
+        allow_different=allow_different, name=name, home=home, uri=uri, say=typer.echo,
+    )  # fmt: skip
 
 
 @app.command()

@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -14,11 +13,8 @@ from litmus.study.verdict import (
     Range,
     at_border,
     choose,
-    compare,
     front_sentence,
-    interval,
     shrinkage,
-    sign_test,
     verdict,
 )
 
@@ -32,63 +28,7 @@ BASE = candidate(0, 0.050, 0.052, 0.049, 0.051, 0.050, searched=0.0480)
 BETTER = candidate(17, 0.041, 0.044, 0.042, 0.043, 0.041, searched=0.0370, optim__l2_lambda=4.5)
 
 
-def test_interval_is_scipys():
-    values = [0.050, 0.052, 0.049, 0.051, 0.050]
-    expected = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
-    assert interval(values) == pytest.approx((np.mean(values), *expected), rel=1e-12)
-
-
-def test_interval_of_one_value_has_no_bounds():
-    assert interval([0.3]) == (0.3, -math.inf, math.inf)
-
-
-def test_equal_values_leave_a_point_in_spite_of_rounding():
-    mean, low, high = interval([0.1 + 0.2, 0.3, 0.3])
-    assert low == mean == high
-
-
-@pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf, 0.1]])
-def test_interval_of_what_is_not_finite_is_refused(values):
-    with pytest.raises(ValueError, match="finite"):
-        interval(values)
-
-
-def test_paired_interval_covers_the_true_difference_in_95_of_100_studies():
-    """Seeds move both arms by the same 2 points; only pairing keeps that out of the interval."""
-    random, truth, hits, widths = np.random.default_rng(0), 0.006, 0, []
-    for _ in range(2000):
-        seed = random.normal(0, 0.02, 5)
-        base = 0.10 + seed + random.normal(0, 0.004, 5)
-        found = compare(base, base - truth + random.normal(0, 0.004, 5), direction="minimize")
-        hits += found.low <= truth <= found.high
-        widths.append(found.high - found.low)
-    assert hits / 2000 == pytest.approx(0.95, abs=0.015)
-    assert np.mean(widths) < 0.012  # unpaired it would be about 0.06
-
-
-def test_sign_test_is_scipys_one_sided_and_needs_five_seeds():
-    for of in range(1, 11):
-        for better in range(of + 1):
-            assert sign_test(better, of) == pytest.approx(stats.binomtest(better, of, alternative="greater").pvalue)
-    assert sign_test(5, 5) == 0.03125  # the figure that is told; two-sided it is 0.0625
-    assert 2 * sign_test(5, 5) == stats.binomtest(5, 5).pvalue == 0.0625
-    assert sign_test(4, 4) > 0.05
-
-
-def test_equal_seeds_are_left_out_of_the_sign_test_but_counted():
-    found = compare([3, 3, 3, 3], [2, 2, 3, 4], direction="minimize")
-    assert (found.better, found.of, found.p) == (2, 4, 0.5)
-
-
-def test_positive_is_better_in_both_directions():
-    low, high = (0.9, 0.8), (0.7, 0.5)
-    assert compare(low, high, direction="minimize").difference == pytest.approx(0.25)
-    assert compare(low, high, direction="maximize").difference == pytest.approx(-0.25)
-
-
-def test_scores_of_other_seeds_are_refused():
-    with pytest.raises(ValueError, match="same seeds"):
-        compare([1, 2], [1], direction="minimize")
+def test_candidates_with_other_numbers_of_seeds_are_refused():
     with pytest.raises(ValueError, match="trial 3"):
         choose([candidate(0, 1.0), candidate(3, 1.0, 2.0)], "minimize")
 

@@ -15,14 +15,27 @@ from litmus.config.load import (
     parse_config,
     to_dict,
 )
-from litmus.config.schema import METRICS, TIMM_OPTIMIZERS, TORCHVISION_SETS, RunConfig, Section, notes
+from litmus.config.schema import (
+    METRICS,
+    TIMM_OPTIMIZERS,
+    TORCHVISION_SETS,
+    Numbers,
+    RunConfig,
+    Section,
+    WholeNumbers,
+    Words,
+    notes,
+)
 
 __all__ = [
     "METRICS",
     "TIMM_OPTIMIZERS",
     "TORCHVISION_SETS",
+    "Numbers",
     "RunConfig",
     "Section",
+    "WholeNumbers",
+    "Words",
     "deciding",
     "dump_config",
     "flatten",

@@ -110,6 +110,9 @@ def _range(low_high: tuple[float, float]) -> tuple[float, float]:
     return low_high
 
 
+Numbers = Annotated[tuple[float, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 Keep = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

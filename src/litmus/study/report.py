@@ -21,9 +21,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from litmus.config import RunConfig, dump_config, parse_config, to_dict
+from litmus.diagnosis.paired import Direction, compare, interval
 from litmus.errors import Refused
 from litmus.study.figures import WORDS, dotted_values, logical, origin_of, parse_name, worker_name
-from litmus.study.verdict import Candidate, Direction, Range, compare, interval
+from litmus.study.verdict import Candidate, Range
 from litmus.tracking.masking import mask_secrets
 
 if TYPE_CHECKING:

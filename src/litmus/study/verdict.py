@@ -14,11 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from litmus.diagnosis import wilson
+from litmus.diagnosis.paired import FEWEST_SEEDS, Direction, compare
 
-Direction = Literal["minimize", "maximize"]
-
-FEWEST_SEEDS = 5
-"""Below it the sign test cannot reach 0.05: 5 of 5 has p = 0.031, 4 of 4 has 0.063."""
 FEWEST_TRIALS = 20
 """Finished trials from which importances are put into a sentence."""
 NEAR_BORDER = 0.05
@@ -52,22 +49,6 @@ class Candidate:
         return float(np.mean(self.scores))
 
 
-@dataclass(frozen=True)
-class Paired:
-    """One candidate against the base over the same seeds. Positive differences: the candidate is better."""
-
-    difference: float
-    low: float
-    """Of the t interval; without bound when there is one seed."""
-    high: float
-    better: int
-    """Seeds on which the candidate was better; an equal score is not."""
-    of: int
-    p: float
-    """Exact sign test, one-sided: the chance of so many better seeds if either were as likely to win; equal seeds are
-    left out. Twice it is the two-sided one (5 of 5: 0.031, two-sided 0.063)."""
-
-
 class Range(NamedTuple):
     """What was searched for one number."""
 
@@ -86,47 +67,6 @@ class OnTest(NamedTuple):
     name: str
     errors: tuple[int, ...]
     num_images: int
-
-
-def interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean, low, high: Student's t interval of the mean. One value leaves both ends unbounded.
-
-    Raises:
-        ValueError: without a value, and for one that is not finite.
-    """
-    from scipy.special import stdtrit
-
-    array = np.asarray(values, dtype=float)
-    if not array.size or not np.isfinite(array).all():
-        raise ValueError(f"an interval needs finite values, got {list(values)}")
-    mean = float(array.mean())
-    if len(array) == 1:
-        return mean, -math.inf, math.inf
-    spread = array.std(ddof=1)
-    if spread < 1e-12 * np.abs(array).max():  # rounding of equal values
-        return mean, mean, mean
-    half = float(stdtrit(len(array) - 1, (1 + level) / 2) * spread / math.sqrt(len(array)))
-    return mean, mean - half, mean + half
-
-
-def compare(base: Sequence[float], other: Sequence[float], *, direction: Direction, level: float = 0.95) -> Paired:
-    """Hold a candidate's scores against the base's, seed by seed.
-
-    Raises:
-        ValueError: if there are not as many scores of both, or one is not finite.
-    """
-    if len(base) != len(other):
-        raise ValueError(f"paired scores come from the same seeds, got {len(base)} and {len(other)}")
-    sign = 1 if direction == "minimize" else -1
-    differences = [sign * (one - two) for one, two in zip(base, other, strict=True)]
-    mean, low, high = interval(differences, level=level)
-    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return Paired(mean, low, high, better, len(differences), sign_test(better, better + worse))
-
-
-def sign_test(better: int, of: int) -> float:
-    """P(at least ``better`` of ``of``) when either side is as likely to win: exact, one-sided."""
-    return sum(math.comb(of, k) for k in range(better, of + 1)) / 2**of
 
 
 def shrinkage(candidate: Candidate, *, direction: Direction = "minimize") -> float:

@@ -123,7 +123,7 @@ def data_of(config: RunConfig, *, source: str = "config") -> DataInfo:
     problems, info = answer_of(_look_at, (config,), "the look at the data")
     if problems:
         raise Refused(problems, source=source)
-    return info  # type: ignore[no-any-return]
+    return info
 
 
 def _look_at(config: RunConfig, tell: Any) -> None:

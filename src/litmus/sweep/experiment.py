@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from litmus.config import RunConfig, dump_config, flatten
+from litmus.config import RunConfig, deciding, dump_config, flatten
 from litmus.jobs.forks import CONTEXT
 from litmus.jobs.job import uid_of
 from litmus.jobs.posts import Post, here, make_posts
@@ -146,19 +147,20 @@ class Experiment:
             raise ValueError("the cells of an experiment have names of their own")
         CONTEXT.set_forkserver_preload(["litmus.jobs.warm"])
         self.posts = posts_for(self.base, self.options, num_cells=len(cells), source=f"litmus {self.typed[0]}")
-        self._planned = plan(cells, source=f"litmus {self.typed[0]}")
+        self._planned = plan(cells, source=f"litmus {self.typed[0]}") if cells else []
         self.run = self._start()
 
     def _start(self) -> Any:
         from litmus.tracking import Run, environment, environment_tags
 
+        asked, cells = {**deciding(self.base), **self.params}, sorted({one.uid for one in self._planned})
         run = Run.start(
             home=self.home,
             uri=self.base.tracking.uri,
             experiment=self.experiment,
             name=self.name,
             kind=self.kind,
-            uid=uid_of(self.kind, self.name, *sorted({one.uid for one in self._planned})),
+            uid=uid_of(self.kind, self.name, json.dumps(asked, sort_keys=True, default=str), *cells),
             params={**flatten(self.base), **self.params},
             tags={**self.base.tracking.tags, **environment_tags(environment()), "litmus.fail_reason": ""},
             send="off" if self.base.tracking.offline else "process",

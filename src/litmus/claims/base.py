@@ -1,0 +1,83 @@
+"""What every claim has: its trainings, its table, its judgement, its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from litmus.claims.evidence import Evidence
+from litmus.config import RunConfig, Section
+from litmus.config.claim import ClaimConfig, claim_base, settings_of
+from litmus.errors import Problem, Refused
+from litmus.sweep.cells import Cell, Measure
+from litmus.sweep.designs import changed, seeded
+from litmus.sweep.engine import Done
+
+Table = dict[str, Any]
+
+
+class Claim:
+    """One claim, with its settings and its base config.
+
+    A subclass has ``Settings``, a section with the claim's own keys, and:
+
+    - ``cells``: what is trained; none where nothing has to be;
+    - ``read``: from what was trained (or from nothing) to a table of plain numbers, NaN for a training that diverged;
+    - ``judge``: from the table to evidence, the conditions of ``condition`` in its order;
+    - ``draw``: from the table to one figure with one message.
+    """
+
+    Settings: ClassVar[type[Section]]
+    splits: ClassVar[tuple[str, ...]] = ("train_eval", "val")
+    """Evaluated after each training. A claim that chooses anything leaves test out and measures it afterwards."""
+
+    def __init__(self, spec: ClaimConfig):
+        self.spec = spec
+        self.base: RunConfig = claim_base(spec, source=f"claim {spec.name}")
+        self.settings: Any = settings_of(spec, self.Settings)
+
+    def cells(self) -> list[Cell]:
+        return []
+
+    def read(self, done: Mapping[str, Done]) -> Table:
+        raise NotImplementedError
+
+    def judge(self, table: Table) -> list[Evidence]:
+        raise NotImplementedError
+
+    def draw(self, table: Table, path: Path) -> Path:
+        raise NotImplementedError
+
+    # --- help for subclasses
+
+    @property
+    def seeds(self) -> range:
+        return range(self.spec.seeds)
+
+    def over_seeds(
+        self, label: str, changes: Mapping[str, Any], measures: Sequence[Measure] = (), *, base: RunConfig | None = None
+    ) -> list[Cell]:
+        """One arm on every seed. All arms share their seeds: initial draw, order and images are paired."""
+        config = base or self.base
+        return [
+            Cell(cell_name(label, seed), changed(config, {**changes, "seed": seeded(config, seed)}), tuple(measures))
+            for seed in self.seeds
+        ]
+
+    def per_seed(self, done: Mapping[str, Done], label: str, value: Callable[[Done], float]) -> list[float]:
+        """``value`` of an arm on every seed; NaN where the training diverged."""
+        cells = [done[cell_name(label, seed)] for seed in self.seeds]
+        return [float("nan") if one.diverged else float(value(one)) for one in cells]
+
+    def refuse(self, key: str, says: str, value: Any) -> Refused:
+        return Refused(Problem(f"settings.{key}", says, value), source=f"claim {self.spec.name}")
+
+
+def cell_name(label: str, seed: int) -> str:
+    return f"{label}, seed {seed}"
+
+
+def of_result(split: str, what: str = "err") -> Callable[[Done], float]:
+    """``split/what`` of the weights that the training ended with."""
+    return lambda done: float(done.result()[split][what])
