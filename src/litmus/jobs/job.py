@@ -343,3 +343,11 @@ def evict(directory: Path, *, patience_sec: float = 20.0, end: bool = True) -> N
             raise Busy(f"{directory} is still in use by process {pid} on {host}")
         time.sleep(0.1)
     lock.release()
+
+
+def clear(directory: Path | None) -> None:
+    """Remove the checkpoints of a training that has ended for good: its weights are an artifact, nothing resumes."""
+    if directory is not None:
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        for extra in directory.glob("seeds/runs/*/checkpoints"):
+            shutil.rmtree(extra, ignore_errors=True)

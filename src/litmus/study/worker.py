@@ -33,7 +33,7 @@ from litmus.jobs.forks import (
     share_forkserver,
     signal_process,
 )
-from litmus.jobs.job import LOST, Job, Outcome, outcome_of, run_job, stand_apart
+from litmus.jobs.job import LOST, Job, Outcome, clear, outcome_of, run_job, stand_apart
 from litmus.jobs.posts import Post
 from litmus.study.ledger import (
     DUPLICATE,
@@ -448,16 +448,6 @@ def seed_of(seed: int, worker: int, num_trials: int) -> int:
     from litmus.jobs.job import uid_of
 
     return int(uid_of(str(seed), worker, num_trials)[:8], 16)
-
-
-def clear(directory: Path | None) -> None:
-    """Remove the checkpoints of a trial that has ended and was told: its weights are an artifact, nothing resumes."""
-    import shutil
-
-    if directory is not None:
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-        for extra in directory.glob("seeds/runs/*/checkpoints"):
-            shutil.rmtree(extra, ignore_errors=True)
 
 
 def record_failure(stage: Stage, ledger: Ledger, trial: FrozenTrial) -> Path | None:

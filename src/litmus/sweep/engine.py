@@ -23,7 +23,7 @@ from litmus.channel import Channel, Closed, Door
 from litmus.config import RunConfig, deciding
 from litmus.errors import Problem, Refused
 from litmus.jobs.forks import Standby, answer_of, end_process, epitaph, signal_process
-from litmus.jobs.job import LOST, Job, Outcome, outcome_of, run_job, stand_apart
+from litmus.jobs.job import LOST, Job, Outcome, clear, outcome_of, run_job, stand_apart
 from litmus.jobs.posts import Post
 from litmus.sweep.cells import Cell, Measure, cell_uid
 from litmus.sweep.look import kept, measure_all
@@ -423,7 +423,10 @@ class Sweep:
             if self._begun[planned.uid] < ATTEMPTS:
                 self._waiting.appendleft((0.0, planned))
                 return []
-        return [Done(one.cell, outcome, directory) for one in self.by_uid[planned.uid]]
+        done = [Done(one.cell, outcome, directory) for one in self.by_uid[planned.uid]]
+        if done[0].complete or done[0].diverged:
+            clear(directory)
+        return done
 
     def _press(self) -> None:
         if self._leaving_since is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,10 +94,10 @@ def kept(directory: Path, measure: Measure) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             values = {name: file[name] for name in file.files if name != "plain"}
             return {**json.loads(str(file["plain"])), **values}
-    except (OSError, ValueError, KeyError):  # torn
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # torn
         return None
 
 
