@@ -533,6 +533,12 @@ def test_a_component_may_be_negative_and_its_interval_is_the_jackknife_over_trai
     assert variance_sources(values[:2]).total.value != 0
 
 
+def test_numbers_far_from_zero_lose_no_digits():
+    values = nested(4, 3)
+    near, far = variance_sources(values), variance_sources(values + 1e6)
+    assert far.sampling.value == pytest.approx(near.sampling.value, abs=1e-8)
+
+
 def test_sources_in_a_sentence_and_a_table():
     found = variance_sources(nested(3, 2, 5))
     assert found.sentence.startswith(f"variance {found.total} = sampling {found.sampling} + initialisation ")
