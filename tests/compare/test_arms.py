@@ -42,6 +42,9 @@ def test_labels_hold_the_fewest_keys_that_tell_arms_apart_names_first():
     ]
     assert labels(runs) == ["model=mlp, lr=0.1", "model=residual_mlp, lr=0.2", "model=residual_mlp, lr=0.4"]
     assert labels(runs[:2]) == ["model=mlp", "model=residual_mlp"]
+    residual = ("model.name=residual_mlp", "model.depth=8")
+    earlier = [training("data.batch_size=64"), training("data.batch_size=32", *residual)]
+    assert labels(earlier) == ["model=mlp", "model=residual_mlp"]
     same = [training("early_stopping.name=gl"), training("early_stopping.name=up")]
     assert labels(same) == ["early_stopping=gl", "early_stopping=up"]
 
@@ -121,6 +124,8 @@ def warned(*runs, reference=0):
 
 def test_a_fair_comparison_is_not_warned_of():
     assert warned(training("optim.lr=0.1"), training("optim.lr=0.2")) == []
+    momentum = training("optim.name=momentum", "optim.lr=0.1")
+    assert warned(training("optim.name=adam", "optim.lr=0.1"), momentum) == []  # each has options that the other lacks
 
 
 def test_other_images_and_splits_are_warned_of_but_a_larger_training_set_is_not():
