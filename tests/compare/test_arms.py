@@ -156,3 +156,11 @@ def test_surroundings_that_differ_are_warned_of_with_their_values():
     assert warned(one, two) == ["torch differs between runs, not alike in all arms: 2.10 (1 runs), 2.14 (1 runs)"]
     both = [training(f"optim.lr={lr}", seed=seed, world={"threads": str(seed)}) for lr in (0.1, 0.2) for seed in (1, 2)]
     assert "threads differs between runs, in every arm" in warned(*both)[0]
+
+
+def test_drawn_numbers_are_rounded_in_labels_while_that_tells_arms_apart():
+    drawn = [training(f"optim.lr={lr}") for lr in (0.5319147191944843, 0.0146412296041)]
+    arms, _ = group(drawn)
+    assert [one.label for one in arms.arms] == ["lr=0.5319", "lr=0.01464"]
+    assert arms.arms[0].values["optim.lr"] == "0.5319147191944843"
+    assert labels([training(f"optim.lr={lr}") for lr in (0.12345678, 0.12345679)]) == ["lr=0.12345678", "lr=0.12345679"]
