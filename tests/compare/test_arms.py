@@ -42,6 +42,9 @@ def test_labels_hold_the_fewest_keys_that_tell_arms_apart_names_first():
     ]
     assert labels(runs) == ["model=mlp, lr=0.1", "model=residual_mlp, lr=0.2", "model=residual_mlp, lr=0.4"]
     assert labels(runs[:2]) == ["model=mlp", "model=residual_mlp"]
+    residual = ("model.name=residual_mlp", "model.depth=8")
+    earlier = [training("data.batch_size=64"), training("data.batch_size=32", *residual)]
+    assert labels(earlier) == ["model=mlp", "model=residual_mlp"]
     same = [training("early_stopping.name=gl"), training("early_stopping.name=up")]
     assert labels(same) == ["early_stopping=gl", "early_stopping=up"]
 
@@ -121,6 +124,8 @@ def warned(*runs, reference=0):
 
 def test_a_fair_comparison_is_not_warned_of():
     assert warned(training("optim.lr=0.1"), training("optim.lr=0.2")) == []
+    momentum = training("optim.name=momentum", "optim.lr=0.1")
+    assert warned(training("optim.name=adam", "optim.lr=0.1"), momentum) == []  # each has options that the other lacks
 
 
 def test_other_images_and_splits_are_warned_of_but_a_larger_training_set_is_not():
@@ -151,3 +156,11 @@ def test_surroundings_that_differ_are_warned_of_with_their_values():
     assert warned(one, two) == ["torch differs between runs, not alike in all arms: 2.10 (1 runs), 2.14 (1 runs)"]
     both = [training(f"optim.lr={lr}", seed=seed, world={"threads": str(seed)}) for lr in (0.1, 0.2) for seed in (1, 2)]
     assert "threads differs between runs, in every arm" in warned(*both)[0]
+
+
+def test_drawn_numbers_are_rounded_in_labels_while_that_tells_arms_apart():
+    drawn = [training(f"optim.lr={lr}") for lr in (0.5319147191944843, 0.0146412296041)]
+    arms, _ = group(drawn)
+    assert [one.label for one in arms.arms] == ["lr=0.5319", "lr=0.01464"]
+    assert arms.arms[0].values["optim.lr"] == "0.5319147191944843"
+    assert labels([training(f"optim.lr={lr}") for lr in (0.12345678, 0.12345679)]) == ["lr=0.12345678", "lr=0.12345679"]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from litmus.compare.arms import group
-from litmus.compare.contrast import Shared, as_numbers, contrasts, headline, sentences
+from litmus.compare.contrast import Shared, as_numbers, contrasts, headline, p_text, sentences
 from litmus.diagnosis import newcombe
 from tests.compare.made import arm
 
@@ -195,3 +195,16 @@ def test_numbers_for_a_file():
     assert table["verdict"] == "better"
     assert (table["seeds_lower"], table["seeds"], table["sign_test_p"]) == (5, 5, 0.03125)
     assert table["interval_95"] == [found.low, found.high]
+
+
+def test_of_many_arms_the_first_six_are_told_and_the_rest_counted():
+    worse = [{seed: err + step / 10 + seed / 1e4 for seed, err in BASE.items()} for step in range(1, 9)]
+    values = [0.1 * step for step in range(1, 10)]
+    arms, found = made(BASE, *worse, values=values)
+    says = sentences(arms, 0, found)
+    assert sum("is worse than lr=0.1" in one for one in says) == 6
+    assert "2 more arms are better or worse than lr=0.1: see the table" in says
+
+
+def test_a_p_too_small_to_mean_its_digits_is_a_bound():
+    assert [p_text(p) for p in (0.03125, 1e-4, 9e-5)] == ["= 0.031", "= 0.0001", "< 0.0001"]

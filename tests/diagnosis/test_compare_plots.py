@@ -189,8 +189,13 @@ def test_the_best_line_is_thick_and_dark_and_on_top(tmp_path, drawn):
     best = max(lines, key=lambda line: (line.get_zorder(), line.get_linewidth()))
     assert best.get_linewidth() == 2.4
     assert best.get_ydata()[-1] == 0
+    assert sum(line.get_linewidth() == 2.4 for line in lines) == 1
     shades = [style.rgb(line.get_color()).sum() for line in lines]
     assert shades == sorted(shades, reverse=True)
+    plots.parallel(rows_of(4), [0.1, 0.3, 0.1, 0.3], tmp_path / "ties.png", metric="val/err")
+    lines = [line for line in drawn[1].axes[0].lines if len(line.get_ydata()) == 5]
+    assert [line.get_linewidth() for line in lines] == [1.1, 1.1, 2.4, 2.4]
+    assert len({line.get_color() for line in lines}) == 2
 
 
 def test_a_key_that_an_arm_lacks_and_keys_beyond_seven_are_said(tmp_path, drawn):

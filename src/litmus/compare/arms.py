@@ -109,6 +109,7 @@ def group(trainings: Sequence[Training], by: str | None = None) -> tuple[Arms, l
         times = "once" if again == 1 else f"{again} times"
         notes.append(f"the same config and seed stands there again {times}: only the newest of equal runs counts")
     shared = _one_section_each(factors, [dict(zip(factors, arm, strict=True)) for arm in held])
+    short = len({tuple(_rounded(value) for value in arm) for arm in held}) == len(held)
     made = []
     for own, runs in held.items():
         values = dict(zip(factors, own, strict=True))
@@ -116,7 +117,8 @@ def group(trainings: Sequence[Training], by: str | None = None) -> tuple[Arms, l
         for key in beside:
             found = {row.get(key, ABSENT) for row in mine}
             values[key] = found.pop() if len(found) == 1 else SEVERAL
-        made.append(Arm(_label(values, shared), values, runs))
+        label = _label({key: _rounded(value) for key, value in values.items()} if short else values, shared)
+        made.append(Arm(label, values, runs))
     return Arms(made, factors, beside, notes), []
 
 
@@ -186,6 +188,14 @@ def _label(values: dict[str, str], keys: Sequence[str]) -> str:
     names = Counter(short_key(key) for key in keys)
     named = {key: short_key(key) if names[short_key(key)] == 1 else key for key in keys}
     return ", ".join(f"{named[key]}={values[key]}" for key in keys)
+
+
+def _rounded(text: str) -> str:
+    """A drawn number of 17 digits is no name."""
+    try:
+        return f"{float(text):.4g}" if len(text) > 6 and "." in text else text
+    except ValueError:
+        return text
 
 
 def _images(arms: Arms) -> Iterator[str]:

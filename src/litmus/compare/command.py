@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.compare.arms import ABSENT, SEVERAL, Arm, Arms, by_problems, fairness, group
-from litmus.compare.contrast import Contrast, Shared, as_numbers, contrasts, headline, sentences
+from litmus.compare.contrast import Contrast, Shared, as_numbers, contrasts, headline, p_text, sentences
 from litmus.compare.images import shared_answers, single_pairs
 from litmus.compare.page import write_page
 from litmus.compare.select import (
@@ -169,7 +169,8 @@ def contrast_table(comparison: Comparison, rows: Sequence[int]) -> Rows:
         around = f" ({100 * one.low:+.2f} to {100 * one.high:+.2f})" if finite else ""
         lower = f"{one.lower} of {one.of}" if one.sign_p is not None else "-"
         sign = f"{one.sign_p:.3f}" if one.sign_p is not None else "-"
-        cells = [f"{100 * one.difference:+.2f}{around}", lower, sign, f"{one.p_holm:.2g}" if finite else "-"]
+        cells = [f"{100 * one.difference:+.2f}{around}", lower, sign]
+        cells.append(p_text(one.p_holm).removeprefix("= ") if finite else "-")
         table.append([comparison.arms.arms[i].label, *cells, one.verdict, one.basis])
     return table
 
@@ -209,7 +210,7 @@ def test_sentences(comparison: Comparison) -> list[str]:
     for i, one in comparison.on_test.items():
         says.append(
             f"{arms[i].label} and {arms[at].label} on the same {one.num_images:,} test images: only one wrong "
-            f"{one.only_arm} and {one.only_reference}, McNemar p = {mcnemar(one.only_arm, one.only_reference):.2g}"
+            f"{one.only_arm} and {one.only_reference}, McNemar p {p_text(mcnemar(one.only_arm, one.only_reference))}"
         )
     return says
 
@@ -468,7 +469,7 @@ def _next(comparison: Comparison, home: str) -> str:
     arms = comparison.arms.arms
     at_home = "" if home == "mlruns" else f" --home {shlex.quote(home)}"
     best = min(comparison.best.trainings, key=lambda one: one.val_err)
-    arm = min(arms, key=lambda arm: len(arm.runs))
+    arm = min(comparison.best, arms[comparison.reference], key=lambda arm: len(arm.runs))
     undecided = any(one is not None and one.verdict == "undecided" for one in comparison.found)
     first = arm.trainings[0]
     if undecided and len(arm.runs) < FEWEST_SEEDS and first.run.dir is not None:

@@ -22,6 +22,7 @@ from litmus.diagnosis.paired import (
 )
 
 LEVEL = 0.05
+MOST_SENTENCES = 6
 How = Literal["paired", "unpaired", "images", "same images", "nothing"]
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -103,11 +104,14 @@ def sentences(arms: Arms, reference: int, found: Sequence[Contrast | None]) -> l
         ahead = f"{name} has the lowest val/err, {arms.arms[best].mean:.4f}: {_distance(against)} {base.label}"
         beyond = "beyond chance" if against.verdict == "better" else "which is not shown to be beyond chance"
         says.append(f"{ahead}, {beyond} ({_evidence(against, several)})")
-    says += [
+    others = [
         f"{arm.label} is {one.verdict} than {base.label}: {_distance(one)} it ({_evidence(one, several)})"
         for i, (arm, one) in enumerate(zip(arms.arms, found, strict=True))
         if one is not None and i != best and one.verdict != "undecided"
     ]
+    says += others[:MOST_SENTENCES]
+    if len(others) > MOST_SENTENCES:
+        says.append(f"{len(others) - MOST_SENTENCES} more arms are better or worse than {base.label}: see the table")
     if several and best != reference:
         says.append(f"the lowest of {len(arms.arms)} arms is the lowest by luck too: its own mean is a little too good")
     says += _few_seeds(found)
@@ -199,10 +203,15 @@ def _evidence(one: Contrast, several: bool) -> str:
     parts = [one.basis]
     if math.isfinite(one.low):
         parts.append(f"95% {100 * one.low:+.2f} to {100 * one.high:+.2f}")
-        parts.append(f"p = {one.p_holm:.2g}{' by Holm' if several else ''}")
+        parts.append(f"p {p_text(one.p_holm)}{' by Holm' if several else ''}")
     if one.sign_p is not None:
         parts.append(f"lower on {one.lower} of {one.of} seeds, one-sided sign test p = {one.sign_p:.2g}")
     return "; ".join(parts)
+
+
+def p_text(p: float) -> str:
+    """``= 0.031``, ``< 0.0001``."""
+    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _few_seeds(found: Sequence[Contrast | None]) -> list[str]:

@@ -146,7 +146,7 @@ def errors(arms: Sequence[ArmErrors], path: str | Path, *, title: str, reference
     left_out = f"; the best {len(rows)} of {len(arms)} arms" if len(rows) < len(arms) else ""
     test = "; hollow: test, reported only" if tested else ""
     bold = "; bold: the reference" if reference else ""
-    beneath = f"dots: seeds; tick and line: mean and its 95% interval{test}{bold}{left_out}"
+    beneath = f"dots: runs; tick: mean over seeds; line: 95% interval{test}{bold}{left_out}"
     style.write_title(figure, style.legible(title), beneath)
     return style.save(figure, path, svg=svg)
 
@@ -187,7 +187,7 @@ def parallel(
             scale.place(rows[i][key]) + shift * (scale.choices is not None) if key in rows[i] else -0.13
             for key, scale in zip(shown, scales, strict=True)
         ]
-        best = place == len(order) - 1
+        best = heights[i] == heights.min()
         axes.plot(
             range(len(shown) + 1), [*line, top.place(float(heights[i]))], color=colors[i],
             linewidth=2.4 if best else 1.1, zorder=3 if best else 2, clip_on=False,
@@ -340,9 +340,9 @@ def _error_axis(axes: Axes, rows: Sequence[ArmErrors], split: str) -> None:
 
 
 def _shades(values: NDArray[np.float64]) -> list[str]:
-    """Dark for low, by rank: a single bad arm would make all others one shade."""
+    """Dark for low, by rank: a single bad arm would make all others one shade. Equal values have one."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
-    return [to_hex(colormaps["viridis"](0.92 * rank)) for rank in ranks]
+    ranks = np.unique(values, return_inverse=True)[1]
+    return [to_hex(colormaps["viridis"](0.92 * rank / max(ranks.max(), 1))) for rank in ranks]
