@@ -245,11 +245,25 @@ def run_claim(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The long form: a GPU, and the data of the papers.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every claim, one after the other.")] = False,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Run nothing: write claims.md from the newest run of each claim."),
+    ] = None,
+    home: Annotated[str | None, typer.Option(help="Where --gallery looks for runs; default: mlruns.")] = None,
     workers: Workers = None,
     devices: Devices = None,
     share: Share = False,
 ) -> None:
     """A sentence of the course, tested: its trainings, figure, statistic, and supported, contradicted or neither."""
+    if gallery is not None:
+        from litmus.claims.gallery import make_gallery
+
+        if sources or full or everything:
+            raise refuse("--gallery", "runs nothing: give it alone", str(gallery))
+        make_gallery(gallery, home=home or "mlruns", say=typer.echo)
+        return
+    if home is not None:
+        raise refuse("--home", "only acts with --gallery; runs go where the claim's tracking.home says", home)
     from litmus.claims.command import claim
 
     _experiment(claim, context, sources, workers, devices, share, full=full, everything=everything)

@@ -10,7 +10,6 @@ from litmus.errors import nearest, refuse
 
 CLAIMS = {
     "l2_shrinks": "regularisation:L2Shrinks",
-    "vanishing": "vanishing:Vanishing",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
 
