@@ -69,7 +69,8 @@ class Compared:
     def verdict(self) -> str:
         """At initialisation, and what became of it in training."""
         assert self.flow is not None
-        return story([self.flow.verdict, *(row.flow.verdict for row in self.rows)])
+        diverged = ["diverged"] if self.ended else []
+        return story([self.flow.verdict, *(row.flow.verdict for row in self.rows), *diverged])
 
 
 def compare_gradients(
@@ -249,7 +250,8 @@ def write_training(compared: Sequence[Compared], tracked: Run) -> list[Path]:
         for one in compared
     ]
     path = tracked.dir / "pictures" / "gradients_training.png"
-    picture = flow_in_training([(one.label, one.rows) for one in compared], path, svg=True)
+    labels = [f"{one.label}, diverged" if one.ended else one.label for one in compared]
+    picture = flow_in_training(list(zip(labels, (one.rows for one in compared), strict=True)), path, svg=True)
     for path in (picture, picture.with_suffix(".svg")):
         tracked.log_artifact(path, "pictures")
     text = json.dumps(to_json({"arms": tables}))

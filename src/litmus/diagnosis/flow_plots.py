@@ -122,7 +122,8 @@ def flow_in_training(arms: Sequence[tuple[str, Sequence[FlowAt]]], path: str | P
     """Depth against time: how the gradient arrives at each layer, and how far each step moves it; a row a config.
 
     At the left ``||dL/dz||`` of a layer over that of the last one, at the right ``||W' - W|| / ||W||`` of the next
-    step. Cells without a number (layers that are frozen at that time, zeros) are grey.
+    step; what is exactly 0 has the lowest colour. Cells without a number (layers that are frozen at that time, a last
+    look that no step followed) are grey.
 
     Args:
         arms: label, and what was seen; at most ``MOST_MAPS`` are drawn.
@@ -134,14 +135,14 @@ def flow_in_training(arms: Sequence[tuple[str, Sequence[FlowAt]]], path: str | P
     shown = [(label, rows) for label, rows in arms if rows][:MOST_MAPS]
     if not shown:
         raise ValueError("no look at a training to draw")
-    each, gap, top = (2.6, 0.75, 1.3) if len(shown) == 1 else (1.5, 0.62, 1.3)
+    each, gap, top = (2.6, 0.75, 1.3) if len(shown) == 1 else (1.5, 0.62, 1.5)
     figure = style.new_figure(10, top + len(shown) * (each + gap) - gap + 0.55)
     grids = [_grids(rows) for _, rows in shown]
-    reach = max([3.0, *(float(np.nanmax(np.abs(ratio))) for ratio, _ in grids if np.isfinite(ratio).any())])
-    reach = float(min(math.ceil(reach), 12))
+    seen = np.concatenate([ratio[np.isfinite(ratio)] for ratio, _ in grids])
+    reach = float(np.clip(math.ceil(np.abs(seen).max(initial=0)), 3, 12))
     maps = (
         (0, "RdBu_r", -reach, reach, "‖∂L/∂z‖ of a layer over that of the head (log10)", 0.75),
-        (1, "cividis", -6.0, 0.0, "‖ΔW‖ / ‖W‖ of the next step (log10)", 5.55),
+        (1, "viridis", -6.0, 0.0, "‖ΔW‖ / ‖W‖ of the next step (log10)", 5.55),
     )
     canvas = style.canvas(figure)
     for which, colors, low, high, name, left in maps:
@@ -181,7 +182,7 @@ def _grids(rows: Sequence[FlowAt]) -> tuple[NDArray[np.float64], NDArray[np.floa
             if row.log10_update is not None:
                 update[at, t] = row.log10_update[number]
     for grid in (ratio, update):
-        grid[~np.isfinite(grid)] = np.nan
+        grid[np.isposinf(grid)] = np.nan
     return ratio, update
 
 
@@ -201,8 +202,8 @@ def _draw_map(
     layers, times = grid.shape
     colormap = colormaps[colors].with_extremes(bad=style.FAINT)
     image = axes.imshow(
-        np.ma.masked_invalid(grid), cmap=colormap, vmin=low, vmax=high, origin="lower", aspect="auto",
-        interpolation="nearest", extent=(-0.5, times - 0.5, 0.5, layers + 0.5),
+        np.ma.masked_where(np.isnan(grid), np.maximum(grid, -1e3)), cmap=colormap, vmin=low, vmax=high,
+        origin="lower", aspect="auto", interpolation="nearest", extent=(-0.5, times - 0.5, 0.5, layers + 0.5),
     )  # fmt: skip
     every = np.unique(np.linspace(0, times - 1, min(times, 6)).round().astype(int))
     axes.set_xticks(every, [f"{rows[t].step:,}" for t in every])
