@@ -3,7 +3,7 @@
     python scripts/bench/gradients.py [--rounds 3]
 
 Everything is counted that the command does once its modules are imported: checking and building the networks, loading
-the data, a thousand images forward and back in double precision for each, the run's record, pictures and tables.
+the data, a thousand images forward and back for each, the run's record, pictures and tables.
 """
 
 import argparse

@@ -17,7 +17,7 @@ def flow(slope=0.0, depth=10, std=1.0, names=None, relative=0.0):
         LayerFlow(name, "Linear", slope * (len(names) - 1 - number), relative, 0.0, "ReLU", 0.0, std, None, 0.0)
         for number, name in enumerate(names)
     ]
-    return Flow(tuple(layers), 1000, 128, "batch", 2.3)
+    return Flow(tuple(layers), 1000, 128, "batch", 32, 2.3)
 
 
 def pixels(path):
@@ -52,7 +52,7 @@ def test_zeros_and_infinities_leave_a_hole(tmp_path):
             LayerFlow(**{**vars(layer), "log10_delta": -math.inf if 3 <= number < 6 else 0.0})
             for number, layer in enumerate(whole.layers)
         ),
-        *(1000, 128, "batch", 2.3),
+        *(1000, 128, "batch", 32, 2.3),
     )
     paths = [
         flow_by_depth([("a", one)], tmp_path / f"{name}.png", when="x") for name, one in (("w", whole), ("h", holes))
@@ -73,7 +73,7 @@ def test_any_number_of_configs_with_any_names_is_drawn(tmp_path, count):
 
 def test_a_picture_of_nothing_but_zeros_is_still_one(tmp_path):
     dead = Flow(
-        (LayerFlow("a", "Linear", -math.inf, -math.inf, -math.inf, "", 0.0, 0.0, None, None),), 1, 1, "batch", 0.0
+        (LayerFlow("a", "Linear", -math.inf, -math.inf, -math.inf, "", 0.0, 0.0, None, None),), 1, 1, "batch", 32, 0.0
     )
     assert flow_by_depth([("", dead)], tmp_path / "a.png", when="at step 3").exists()
     assert flow_in_training([("", [FlowAt(0, dead)])], tmp_path / "b.png").exists()

@@ -62,7 +62,7 @@ def layer(name, delta, gradient=0.0, weight=0.0):
 
 
 def flow(*layers, loss=2.3):
-    return Flow(layers, 1000, 100, "batch", loss)
+    return Flow(layers, 1000, 100, "batch", 64, loss)
 
 
 # --- known answers ----------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def flow(*layers, loss=2.3):
 @pytest.mark.parametrize("value", [0.5, 1.0, 3.0])
 def test_a_chain_of_one_singular_value_changes_the_gradient_by_exactly_that_at_each_layer(value):
     images, labels = some(side=4, classes=16)
-    found = measure_flow(chain(*[[value] * 16] * 12), images, labels)
+    found = measure_flow(chain(*[[value] * 16] * 12), images, labels, dtype=torch.float64)
     steps = [b.log10_delta - a.log10_delta for a, b in pairwise(found.layers)]
     assert steps == pytest.approx([-math.log10(value)] * 11, abs=1e-6)  # the weights are float32
     assert found.decades_per_layer == pytest.approx(math.log10(value), abs=1e-6)
@@ -82,7 +82,7 @@ def test_a_chain_of_one_singular_value_changes_the_gradient_by_exactly_that_at_e
 def test_a_chain_with_a_spectrum_has_the_gradient_that_its_matrices_give():
     network = chain([2.0, 1.0, 0.5, 0.1], [1.5, 0.7, 0.2, 0.05], [1.0, 0.9, 0.3, 0.2], [1.0, 1.0, 1.0, 0.5])
     images, labels = some(side=2, classes=4)
-    found = measure_flow(network, images, labels, batch_size=7)
+    found = measure_flow(network, images, labels, batch_size=7, dtype=torch.float64)
     weights = [module.weight.detach().double() for module in network[1:]]
     logits = network[1:].double()(images.flatten(1).double()).detach()
     network.float()
@@ -97,7 +97,7 @@ def test_every_number_is_that_of_torchs_autograd_by_hand(name):
     options = {"width": 4, "norm": "none", "activation": "tanh"} | ({"depth": 8} if name != "mlp" else {"depth": 4})
     network = net(name, **options)
     images, labels = some(num=24)
-    found = measure_flow(network, images, labels)
+    found = measure_flow(network, images, labels, dtype=torch.float64)
 
     kept: dict[str, torch.Tensor] = {}
     twin = net(name, **options).double()
@@ -120,7 +120,7 @@ def test_every_number_is_that_of_torchs_autograd_by_hand(name):
 
 def test_parts_add_up_to_the_whole_where_nothing_is_normalised():
     network, (images, labels) = net(depth=5, width=16, activation="tanh"), some(num=50)
-    whole, parts = (measure_flow(network, images, labels, batch_size=size) for size in (50, 7))
+    whole, parts = (measure_flow(network.double(), images, labels, batch_size=size) for size in (50, 7))
     assert parts.batch_size == 7
     for a, b in zip(whole.layers, parts.layers, strict=True):
         for name in ("log10_delta", "log10_gradient", "mean", "std", "saturated"):
@@ -160,6 +160,30 @@ def test_relu_under_xavier_shrinks_activations_by_a_root_of_two_a_layer():
     layers = measure_flow(deep(activation="relu", init="xavier_normal"), images, labels).layers
     hidden = [math.log10(one.std) for one in layers[:-1]]
     assert (hidden[-1] - hidden[0]) / 28 == pytest.approx(-math.log10(2) / 2, abs=0.03)
+
+
+def test_precision_follows_what_the_numbers_need_and_changes_nothing_else():
+    images, labels = digits(200)
+    for network, precision in (
+        (deep(width=32), 32),
+        (deep(width=32, init="normal"), 64),
+        (deep(width=32).double(), 64),
+    ):
+        chosen, exact = (measure_flow(network, images, labels, dtype=dtype) for dtype in (None, torch.float64))
+        assert (chosen.precision, exact.precision) == (precision, 64)
+        for a, b in zip(chosen.layers, exact.layers, strict=True):
+            for name in ("log10_delta", "log10_gradient", "log10_weight", "mean", "std", "dead"):
+                assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-4)
+
+
+def test_an_overflow_of_single_precision_is_no_infinity():
+    images, labels = digits(50)
+    found = measure_flow(net(depth=20, width=64, init="normal", init_std=20.0), images, labels)
+    assert (found.precision, found.verdict) == (64, "exploding")
+    assert math.isfinite(found.first_to_last)
+    assert measure_flow(
+        net(depth=20, width=64, init="normal", init_std=20.0), images, labels, dtype=torch.float32
+    ).loss != (found.loss)
 
 
 def test_double_precision_holds_what_single_loses():
@@ -240,7 +264,7 @@ def test_saturated_is_what_lies_beyond_the_edges(act, edge):
 
 def test_mean_and_spread_are_those_of_all_outputs_whatever_the_parts():
     images, labels = pixels([1.0, 5.0, 2.0, 8.0, 1e8], [2.0, -3.0, 0.5, 1.0, 1e8])
-    found = measure_flow(Fixed(nn.ReLU(), 2), images, labels, batch_size=2).layers[0]
+    found = measure_flow(Fixed(nn.ReLU(), 2), images, labels, batch_size=2, dtype=torch.float64).layers[0]
     values = images.double().clamp(min=0)
     assert found.activation == "ReLU"
     assert found.mean == pytest.approx(values.mean().item(), rel=1e-12)
@@ -360,9 +384,8 @@ def test_synchronised_batch_norm_waits_for_nobody():
 def test_labels_may_be_mixed_and_a_shared_layer_counts_all_its_uses():
     images, labels = some(num=16)
     network = net(depth=3, width=8)
-    assert measure_flow(network, images, F.one_hot(labels, 10).float()).loss == pytest.approx(
-        measure_flow(network, images, labels).loss, rel=1e-12
-    )
+    mixed, plain = (measure_flow(network, images, of) for of in (F.one_hot(labels, 10).float(), labels))
+    assert mixed.loss == pytest.approx(plain.loss, rel=1e-6)
     shared = nn.Linear(64, 64, bias=False)
     shared.weight.data = 0.5 * torch.eye(64)
     found = measure_flow(nn.Sequential(nn.Flatten(), shared, shared, nn.Linear(64, 10)), images, labels)

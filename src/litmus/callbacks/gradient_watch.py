@@ -25,8 +25,8 @@ class GradientWatch(L.Callback):
     whatever it accumulates, clips or decays; after the last validation there is none.
 
     The training does not change by a bit: a copy of the network is measured, and nothing is drawn. Each time costs a
-    pass of the images forward and back in float64. Where the device's memory does not hold a batch, half a batch is
-    tried, then and later. Rows ride in checkpoints. Of several processes the first one measures.
+    pass of the images forward and back, two where gradients have vanished. Where the device's memory does not hold a
+    batch, half a batch is tried, then and later. Rows ride in checkpoints. Of several processes the first one measures.
 
     Stands behind ``EMA``, which changes weights around a validation, and behind ``Freeze``.
 

@@ -746,8 +746,8 @@ class RunConfig(Section):
     Grad-CAM. Takes seconds; ``litmus diagnose RUN --insight`` does the same later."""
     watch: Annotated[tuple[str, ...], BeforeValidator(_watched)] = ()
     """What is looked at before the first step and at each validation, on 1,000 training images, without changing the
-    training: ``gradients``, whether they reach the first layer (``litmus gradients`` compares configs by it). Costs a
-    pass forward and back in double precision each time."""
+    training: ``gradients``, whether they reach the first layer (``litmus gradients`` compares configs by it). Costs
+    them a pass forward and back each time, two where gradients have vanished."""
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

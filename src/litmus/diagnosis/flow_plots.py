@@ -89,8 +89,8 @@ def _depth_message(flows: Sequence[tuple[str, Flow]], when: str) -> tuple[str, s
     flow = flows[0][1]
     images = sorted({one.num_images for _, one in flows})
     number = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
-    beneath = f"{number} training images in parts of {flow.batch_size}, double precision; "
-    beneath += 'z: output of a layer, in front of any norm; "a layer": decades that one adds on the way back'
+    beneath = f"{number} training images in parts of {flow.batch_size}; "
+    beneath += 'z: what a layer puts out, in front of any norm; "a layer": decades that one adds on the way back'
     if len(flows) > MOST_LINES:
         beneath += f"\ndrawn: the first {MOST_LINES} of {len(flows)}"
     return title, beneath

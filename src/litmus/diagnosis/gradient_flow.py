@@ -32,6 +32,7 @@ LIMIT = 3.0
 MIN_IMAGES = 1_000
 """A unit that is zero on fewer images may only be a rare one."""
 
+_SINGLE_HOLDS = -25.0
 _SATURATES = {"Sigmoid": (0.05, 0.95), "Tanh": (-0.95, 0.95)}
 _DIES = {"ReLU", "ReLU6"}
 _NOT_ELEMENTWISE = {"MultiheadAttention", "Softmax", "Softmin", "LogSoftmax", "Softmax2d"}
@@ -79,6 +80,8 @@ class Flow:
     batch_size: int
     """Largest number of images that went through together: batch norm's ``batch`` depends on it."""
     batch_norm: BatchNorm
+    precision: int
+    """Bits of the numbers that passed, 32 or 64."""
     loss: float
     """Mean cross-entropy in nats."""
 
@@ -262,16 +265,18 @@ def measure_flow(
     *,
     batch_size: int = 128,
     batch_norm: BatchNorm = "batch",
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
 ) -> Flow:
-    """One pass of the images forward and back, through a copy of the network in ``dtype``.
+    """One pass of the images forward and back, through a copy of the network.
 
     The network, its gradients, modes, hooks and statistics are left alone, and nothing is drawn at random: the copy has
-    dropout off. It lies on the network's device, or on the CPU where the device has no ``dtype``. Layers are linear
+    dropout off. It lies on the network's device, or on the CPU where the device lacks its precision. Layers are linear
     layers and convolutions whose weight learns; one that is used several times counts all its uses together. What is
     activated by a function, not a module, counts as not activated.
 
-    ``float64`` holds gradients down to 5e-324, float32 to 1e-45, which thirty sigmoid layers pass.
+    Single precision holds numbers down to 1e-45, which thirty ReLU layers drawn too small pass; double down to 5e-324.
+    So a network whose norms come near that, or are not finite, passes a second time, in double precision. Else it would
+    tell nothing new: the norms differ in the seventh digit.
 
     Args:
         network: images to logits (N, K).
@@ -281,7 +286,7 @@ def measure_flow(
         batch_norm: ``batch`` normalises by the part, as training does: then the gradient passes through mean and
             variance, and numbers depend on ``batch_size``. ``running`` takes the running statistics, which before
             training are 0 and 1. Frozen norms keep to their running statistics in any case.
-        dtype: of the copy.
+        dtype: of the copy; default: float32, and float64 where that does not hold the numbers.
 
     Raises:
         ValueError: no image, labels that do not fit, or no weighted layer that learns and is used.
@@ -292,7 +297,33 @@ def measure_flow(
         raise ValueError(f"batch_size = {batch_size}, must be at least 1")
     first = next(network.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    if device.type == "mps":  # has no float64
+    own = torch.float32 if first is None else first.dtype
+    single = dtype is None and own != torch.float64
+    how: dict[str, Any] = {"batch_size": batch_size, "batch_norm": batch_norm}
+    flow = _measure(network, images, labels, device, torch.float32 if single else dtype or own, **how)
+    if single and not _held(flow):
+        flow = _measure(network, images, labels, device, torch.float64, **how)
+    return flow
+
+
+def _held(flow: Flow) -> bool:
+    """Whether single precision was enough: what makes up a norm is some ten decades above the smallest number."""
+    norms = (norm for layer in flow.layers for norm in (layer.log10_delta, layer.log10_gradient))
+    spreads = (layer.std for layer in flow.layers)
+    return all(_SINGLE_HOLDS < norm < math.inf for norm in norms) and all(std > 10**_SINGLE_HOLDS for std in spreads)
+
+
+def _measure(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    batch_size: int,
+    batch_norm: BatchNorm,
+) -> Flow:
+    if device.type == "mps" and dtype == torch.float64:
         device = torch.device("cpu")
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         twin = _copy_of(network).to(device=device, dtype=dtype)
@@ -320,6 +351,7 @@ def measure_flow(
         num_images=len(images),
         batch_size=-(-len(images) // num_parts),
         batch_norm=batch_norm,
+        precision=32 if dtype == torch.float32 else 64,
         loss=loss,
     )
 
