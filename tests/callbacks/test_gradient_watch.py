@@ -158,10 +158,14 @@ def test_frozen_layers_are_absent_until_they_thaw(tmp_path):
 
 def test_with_a_moving_average_the_raw_weights_are_measured(tmp_path):
     result = train(tmp_path, "train.epochs=1", "train.ema_decay=0.99", "watch=gradients")
-    raw = read(saved(result.run.dir / "checkpoints", "last")[0].path)["raw_state_dict"]
+    checkpoint = read(saved(result.run.dir / "checkpoints", "last")[0].path)
     for layer in rows_of(result)[-1].flow.layers:
-        norm = raw[f"network.{layer.name}.weight"].double().norm().log10().item()
-        assert layer.log10_weight == pytest.approx(norm, abs=1e-9)
+        raw, average = (
+            checkpoint[which][f"network.{layer.name}.weight"].double().norm().log10().item()
+            for which in ("raw_state_dict", "state_dict")
+        )
+        assert layer.log10_weight == pytest.approx(raw, abs=1e-6)
+        assert abs(raw - average) > 1e-5
 
 
 class StopAt(L.Callback):
@@ -280,3 +284,16 @@ def test_what_cannot_be_watched_is_refused(value, says):
 def test_fsdp_has_no_whole_layers_to_watch():
     with pytest.raises(Refused, match=re.escape("watch = ['gradients']: looks at whole layers, which fsdp cuts")):
         load_config([], ["train.devices=2", "train.strategy=fsdp", "train.accelerator=gpu", "watch=gradients"])
+
+
+def test_of_two_processes_the_first_one_watches_and_neither_waits_or_trains_otherwise(here, litmus):
+    words = [*SMALL, "train.devices=2", "train.epochs=2", "model.norm=batch", "train.timeout_sec=60"]
+    traces = []
+    for name, more in (("plain", []), ("watched", ["watch=gradients"])):
+        code, said, _ = litmus("fit", *words, f"name={name}", *more)
+        assert code == 0, said
+        traces.append(find_run(name).artifact("trace.json").read_text())
+    assert traces[0] == traces[1]
+    rows = json.loads(find_run("watched").artifact("gradients.json").read_text())["rows"]
+    assert [row["step"] for row in rows] == [0, 7, 14]
+    assert rows[0]["flow"]["batch_size"] <= 16  # batch norm sees the images of one device
