@@ -286,6 +286,7 @@ def test_fsdp_has_no_whole_layers_to_watch():
         load_config([], ["train.devices=2", "train.strategy=fsdp", "train.accelerator=gpu", "watch=gradients"])
 
 
+@pytest.mark.proof
 def test_of_two_processes_the_first_one_watches_and_neither_waits_or_trains_otherwise(here, litmus):
     words = [*SMALL, "train.devices=2", "train.epochs=2", "model.norm=batch", "train.timeout_sec=60"]
     traces = []
