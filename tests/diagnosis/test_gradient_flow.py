@@ -230,9 +230,8 @@ def pixels(*columns):
 
 
 def test_a_unit_is_dead_when_it_is_zero_on_every_image_of_every_part():
-    images, labels = pixels(
-        [-1.0, -2.0, -3.0, 0.0], [-1.0, -1.0, -1.0, 0.5], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]
-    )
+    # always negative; above 0 in the first part alone; always above; exactly 0
+    images, labels = pixels([-1.0, -2.0, -3.0, -4.0], [0.5, -1.0, -1.0, -1.0], [1.0] * 4, [0.0] * 4)
     found = measure_flow(Fixed(nn.ReLU(), 4), images, labels, batch_size=2)
     assert found.layers[0].dead == 0.5
     assert found.dead == 0.5
