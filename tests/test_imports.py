@@ -25,7 +25,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "diagnosis": set(),
     "tracking": set(),
     "checkpoints": set(),
-    "callbacks": {"checkpoints", "networks", "optim", "stopping"},
+    "callbacks": {"checkpoints", "diagnosis", "networks", "optim", "stopping"},
     "resume": {"checkpoints", "config", "data", "tracking", "weights"},
     "classifier": {"callbacks", "networks", "optim", "ranks"},
     "evaluation": {"classifier"},
@@ -47,6 +47,10 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "commands": {
         *("config", "networks", "optim", "data", "diagnosis", "tracking"),
         *("classifier", "devices", "evaluation", "experiment", "paths", "trained", "transfer", "weights"),
+    },
+    "gradients": {
+        *("config", "data", "devices", "diagnosis", "experiment", "networks", "paths", "stopping", "tracking"),
+        *("transfer", "weights"),
     },
     "predict": {
         *("config", "networks", "data", "diagnosis", "tracking"),
@@ -90,8 +94,8 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("sweep", "tracking", "trained", "transfer", "weights", "callbacks", "stopping"),
     },
     "cli": {
-        *("claims", "commands", "compare", "config", "curve", "decompose", "diagnose", "export", "launch"),
-        *("predict", "sweep", "tracking"),
+        *("claims", "commands", "compare", "config", "curve", "decompose", "diagnose", "export", "gradients"),
+        *("launch", "predict", "sweep", "tracking"),
         *("ranks", "reproduce", "resume", "stopping", "study"),
     },
     "__init__": {"classifier", "data", "networks"},

@@ -285,6 +285,34 @@ def lr(
     lr_range_test(config, steps=steps, low=low, high=high, sources=sources or [])
 
 
+@app.command()
+def gradients(
+    sources: Sources = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="a.b=1,2", help="Values to compare; several --over give every combination."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", metavar="'a.b=1 c.d=2'", help="Overrides that belong together; '' is the config itself."),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Also train each, and look again at every validation: depth against time.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for copies of the pictures and tables.")
+    ] = None,
+) -> None:
+    """Whether gradients vanish, explode or arrive, layer by layer, config beside config."""
+    files, overrides = _files_and_overrides(sources)
+    from litmus.config.vary import arms_of
+
+    arms_of(over or [], arm or [])  # what is refused is refused before torch is imported
+    from litmus.gradients import compare_gradients
+
+    compare_gradients(files, overrides, over=over or [], arms=arm or [], train=train, out=out, say=typer.echo)
+
+
 @app.command(no_args_is_help=True)
 def tune(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="File of the study: configs/studies/*.yaml.")],
@@ -495,10 +523,10 @@ def schema(
 def _config(sources: list[str] | None) -> Any:
     from litmus.config import load_config
 
-    return load_config(*_sorted(sources))
+    return load_config(*_files_and_overrides(sources))
 
 
-def _sorted(sources: list[str] | None) -> tuple[list[str], list[str]]:
+def _files_and_overrides(sources: list[str] | None) -> tuple[list[str], list[str]]:
     """Files are what has no '=' (or exists); everything else is an override."""
     given = sources or []
     files = [source for source in given if "=" not in source or Path(source).exists()]
@@ -525,7 +553,7 @@ def _experiment(
     from litmus.sweep.experiment import Incomplete, Options
 
     names = tuple(name.strip() for name in devices.split(",") if name.strip()) if devices else ()
-    files, overrides = _sorted(sources)
+    files, overrides = _files_and_overrides(sources)
     options = Options(workers, names, share)
     try:
         run(files, overrides, options=options, typed=context.obj or [], say=typer.echo, **how)

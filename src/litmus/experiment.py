@@ -33,6 +33,7 @@ from litmus.callbacks import (
     FiniteGuard,
     Freeze,
     FreezeBySteps,
+    GradientWatch,
     LastCheckpoint,
     Pruning,
     Trace,
@@ -49,6 +50,7 @@ from litmus.data.checks import network_problems
 from litmus.data.datamodule import SPLITS, ImageDataModule
 from litmus.data.preprocessing import METADATA_KEY, Preprocessing
 from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
+from litmus.diagnosis.gradient_flow import MIN_IMAGES, FlowAt, story, to_json
 from litmus.errors import NonFinite, Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
 from litmus.fingerprint import FILE as FINGERPRINT
@@ -80,6 +82,9 @@ TRACE = "trace.json"
 
 RESULT, PRUNED = "result.json", "pruned.json"
 """The artifacts with what a run came to: the one of a training that ended, the other of one that its study ended."""
+
+WATCHED = "gradients.json"
+"""The artifact with what ``watch: gradients`` saw: the layers, at each step at which they were looked at."""
 
 log = logging.getLogger("litmus")
 
@@ -150,6 +155,8 @@ class Result:
     epochs: float = 0.0
     """That were trained, over all attempts."""
     num_params: int = 0
+    watched: str | None = None
+    """What ``watch`` saw of the gradients, in a sentence."""
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
@@ -573,6 +580,8 @@ def make_callbacks(
     if config.train.ema_decay is not None:
         callbacks.append(EMA(config.train.ema_decay))
     callbacks.append(Trace(folder / TRACE, config.train.trace_steps, watch))
+    if "gradients" in config.watch:
+        callbacks.append(GradientWatch(training_probe(data), batch_size=config.batch_size // config.train.world_size))
     if stop is not None:
         watched = getattr(stop, "monitor", "val/loss")
         direction = {"mode": METRICS[watched]} if stop.name == "patience" else {}
@@ -594,6 +603,30 @@ def make_callbacks(
     ]
     skip_unused_hooks(callbacks)
     return callbacks
+
+
+def training_probe(data: ImageDataModule, num_images: int = MIN_IMAGES) -> Callable[[torch.device], Any]:
+    """The first training images, which hold all classes in their proportions, as validation sees them.
+
+    Returns a function of a device: (images, labels) there, of ``num_images`` or as many as there are.
+    """
+    held: list[Batch] = []
+
+    def probe(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if not held:
+            chosen = data.indices("train")[:num_images]
+            held.append(Batch(data.images("train")[chosen], data.images("train").labels[chosen], chosen))
+        batch = data.to_batch(Batch(*(column.to(device) for column in held[0])))
+        return batch.images, batch.labels
+
+    return probe
+
+
+def keep_watched(rows: Sequence[FlowAt], tracked: Run) -> None:
+    """What ``GradientWatch`` saw: its table as an artifact and the verdict as a tag."""
+    table = {"probe": f"the first {rows[0].flow.num_images:,} training images, not augmented, dropout off"}
+    tracked.log_text(json.dumps(to_json({**table, "rows": [row.table() for row in rows]})), WATCHED)
+    tracked.set_tags({"litmus.gradients": story([row.flow.verdict for row in rows])})
 
 
 def train(
@@ -647,6 +680,7 @@ def _train(
         if layers := layer_table(config, classifier.network):
             tracked.log_text("\n".join(layers) + "\n", "layers.txt")
 
+    seen = next((callback for callback in callbacks if isinstance(callback, GradientWatch)), None)
     monitor = SystemMetrics(tracked) if tracked and config.tracking.system_metrics else nullcontext()
     with monitor:
         try:
@@ -654,6 +688,8 @@ def _train(
         finally:
             if tracked and (folder / TRACE).exists():
                 tracked.log_artifact(folder / TRACE)
+            if tracked and seen is not None and seen.rows:
+                keep_watched(seen.rows, tracked)
     signals.obey()  # one that came during the last step: all is saved, the rest is done by the run that resumes
     exact = next(callback for callback in callbacks if isinstance(callback, ExactResume))
 
@@ -687,6 +723,11 @@ def _train(
     stop = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
     diagnosis = diagnose(config, data.info, evaluations, stopped=stop is not None and stop.reason is not None)
     cache = next((callback for callback in callbacks if isinstance(callback, CacheFeatures)), None)
+    pictures = draw(config, data, evaluations, history, kept, tracked.dir / "pictures") if scope.pictures else []
+    if seen is not None and scope.pictures:
+        from litmus.diagnosis.flow_plots import flow_in_training
+
+        pictures.append(flow_in_training([("", seen.rows)], tracked.dir / "pictures" / "gradients.png"))
     result = Result(
         run=tracked,
         info=data.info,
@@ -695,11 +736,12 @@ def _train(
         stopped=stop.reason if stop else None,
         kept=kept,
         trained_sec=exact.trained_sec,
-        pictures=draw(config, data, evaluations, history, kept, tracked.dir / "pictures") if scope.pictures else [],
+        pictures=pictures,
         profiles=sorted(tracked.dir.glob("*profile*.*")),
         saved=cache.sentence if cache else None,
         epochs=epochs,
         num_params=num_params(classifier.network),
+        watched=None if seen is None else f"{seen.rows[-1].flow.sentence} (step {seen.rows[-1].step:,})",
     )
     record(config, result, classifier.network, tracked)
     if scope.objectives:
@@ -888,6 +930,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         if kept.which == "best"
         else f"  {ended}last weights, epoch {kept.epoch}",
         *([f"  {result.saved}"] if result.saved else []),
+        *textwrap.wrap(f"  gradients {result.watched}" if result.watched else "", 116, subsequent_indent="    "),
         *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
         *(f"  note: {note}" for note in result.diagnosis.notes),
         "",

@@ -45,7 +45,7 @@ from litmus.weights import digest_of_file, find_weights, follow_weights
 REFUSED = 3
 """Exit code where the answer is REFUSED."""
 
-TRAINED = ("train", "trial", "confirm")
+TRAINED = ("train", "trial", "confirm", "arm")
 """Kinds of runs that are a training from a config, and nothing else."""
 
 FOLLOW_CODE = {"code", "config", "data", "splits", "weights"}

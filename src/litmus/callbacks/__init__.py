@@ -13,6 +13,7 @@ from litmus.callbacks.exact import ExactResume
 from litmus.callbacks.features import CacheFeatures
 from litmus.callbacks.finite_guard import FiniteGuard
 from litmus.callbacks.freeze import Freeze, FreezeBySteps
+from litmus.callbacks.gradient_watch import GradientWatch
 from litmus.callbacks.plateau import ObservePlateau
 from litmus.callbacks.progress import EpochTable
 from litmus.callbacks.pruning import Pruning
@@ -34,6 +35,7 @@ __all__ = [
     "FiniteGuard",
     "Freeze",
     "FreezeBySteps",
+    "GradientWatch",
     "LastCheckpoint",
     "ObservePlateau",
     "Patience",

@@ -239,7 +239,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 _BESIDE_THE_NUMBERS = (
     "name",
-    *("tracking", "insight", "diagnosis"),
+    *("tracking", "insight", "diagnosis", "watch"),
     *("data.root", "data.path", "data.val_path", "data.test_path", "data.download"),
     *("data.workers", "data.stream_above_gb"),
     *("train.accelerator", "train.log_every", "train.profiler", "train.trace_steps"),

@@ -643,6 +643,22 @@ class CheckpointConfig(Section):
     """Seconds after which the state is saved within an epoch: what a run killed without warning can lose at most."""
 
 
+WATCHED = ("gradients",)
+"""What can be looked at while a network trains."""
+
+
+def _watched(value: Any) -> Any:
+    names = (value,) if isinstance(value, str) else as_tuple(value)
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"wants names, such as [gradients]; known: {', '.join(WATCHED)}")
+    for at, name in enumerate(names):
+        if name not in WATCHED:
+            raise ValueError(f"{name!r} cannot be watched; {nearest(name, WATCHED)}")
+        if name in names[:at]:
+            raise ValueError(f"names {name} twice")
+    return names
+
+
 class DiagnosisConfig(Section):
     target_err: float = Field(0.0, ge=0, lt=1)
     """Error that one could hope for (Bayes or human level): avoidable bias is counted from here."""
@@ -739,6 +755,10 @@ class RunConfig(Section):
     insight: bool = False
     """End with a closer look at the test images: calibration, top losses, confused pairs, a map of the features and
     Grad-CAM. Takes seconds; ``litmus diagnose RUN --insight`` does the same later."""
+    watch: Annotated[tuple[str, ...], BeforeValidator(_watched)] = ()
+    """What is looked at before the first step and at each validation, on 1,000 training images, without changing the
+    training: ``gradients``, whether they reach the first layer (``litmus gradients`` compares configs by it). Costs
+    them a pass forward and back each time, two where gradients have vanished."""
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
@@ -925,6 +945,7 @@ def _device_problems(config: RunConfig) -> list[Problem]:
             "train.ema_decay": (train.ema_decay is not None, train.ema_decay, "averages whole weights: use ddp"),
             "train.grad_clip": (train.grad_clip is not None, train.grad_clip, "would see parts of a gradient: use ddp"),
             "train.compile": (train.compile, True, "is not made for networks in parts: use ddp"),
+            "watch": (bool(config.watch), list(config.watch), "looks at whole layers, which fsdp cuts: use ddp"),
         }
         found += [Problem(where, says, value) for where, (wrong, value, says) in alone.items() if wrong]
     return found
