@@ -20,9 +20,7 @@ from tests.sweep import small
 def conduct(home, given, **how):
     """An experiment of these cells, to its end; its directory and what became of each."""
     base = given[0].config
-    with Experiment(
-        kind="curve", name="try", base=base, typed=["curve", "x.yaml"], say=(said or []).append, **how
-    ) as made:
+    with Experiment(kind="curve", name="try", base=base, typed=["curve", "x.yaml"], say=[].append, **how) as made:
         made.plan(given)
         done = made.train()
         made.run.log_text("{}", "table.json")
