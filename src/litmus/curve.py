@@ -140,10 +140,15 @@ def length_in_words(base: RunConfig, design: Design, num_train: int) -> str:
     if design.equal == "epochs":
         how = f"equal epochs: {train.length} each"
     else:
-        steps = train.length if train.unit == "steps" else train.length * steps_per_epoch(base, num_train)
-        how = f"equal steps: at most {steps:,} each"
+        how = f"equal steps: at most {num_steps(base, num_train):,} each"
     stop = base.early_stopping.name if base.early_stopping is not None else "gl"
     return f"{how}, early stopping ({stop}), {base.checkpoint.evaluate} weights"
+
+
+def num_steps(base: RunConfig, num_train: int) -> int:
+    """Of the config's training on all images."""
+    train = base.train
+    return train.length if train.unit == "steps" else train.length * steps_per_epoch(base, num_train)
 
 
 def _head(base: RunConfig, design: Design, sizes: Sequence[int], info: Any, experiment: Experiment) -> list[str]:
@@ -165,7 +170,7 @@ def _conclude(
     say: Callable[[str], None],
 ) -> Any:
     from litmus.diagnosis.curve import read_curve
-    from litmus.diagnosis.curve_plots import learning_curve
+    from litmus.diagnosis.curve_plots import data_curve
     from litmus.sweep.experiment import Incomplete
 
     if diverged := [one.cell.name for one in done.values() if one.diverged]:
@@ -191,10 +196,12 @@ def _conclude(
     run.set_tags({"litmus.verdict": reading.verdict, "litmus.curve": reading.forecast})
     run.log_text(json.dumps(table_of(reading, design, sizes, errs), indent=1), "curve.json")
     run.log_text(_csv(sizes, errs), "curve.csv")
-    picture = learning_curve(
+    picture = data_curve(
         reading,
         Path(run.dir) / "curve.png",
-        how=f"{length_in_words(base, design, info.num_train)}; {design.seeds} seeds",
+        equal=design.equal,
+        early_stopping=True,
+        length=num_steps(base, info.num_train) if design.equal == "steps" else base.train.length,
         svg=True,
     )
     say("")
