@@ -16,13 +16,14 @@ from litmus.diagnosis.gaps import (
     Gaps,
     Interval,
     diagnose_errors,
+    diagnose_seeds,
     error_gaps,
     newcombe,
-    next_moves,
     wilson,
 )
 from litmus.diagnosis.losses import TopLoss, top_losses
 from litmus.diagnosis.lr_range import Suggestion, suggest_lr
+from litmus.diagnosis.moves import Move, next_moves
 
 __all__ = [
     "Bin",
@@ -33,11 +34,13 @@ __all__ = [
     "Gap",
     "Gaps",
     "Interval",
+    "Move",
     "Suggestion",
     "TopLoss",
     "confused_images",
     "confusion_matrix",
     "diagnose_errors",
+    "diagnose_seeds",
     "embed",
     "error_gaps",
     "knn_err",
