@@ -16,6 +16,7 @@ from typing import Any
 from litmus.config import RunConfig, flatten, merge_overrides, parse_config
 from litmus.criteria import GL, PQ, UP, Criterion, stops_at
 from litmus.diagnosis import Diagnosis, diagnose_errors, diagnose_seeds
+from litmus.diagnosis.moves import is_held_back
 from litmus.diagnosis.readings import Reading, Row, read_curves, read_mismatch, read_units
 from litmus.errors import Refused
 from litmus.paths import shown
@@ -196,7 +197,12 @@ def _readings(config: RunConfig, facts: Facts, rows: Sequence[Row]) -> list[Read
     readings: list[Reading] = []
     if rows and facts.num_classes is not None:
         readings += read_curves(
-            rows, num_classes=facts.num_classes, unit=config.train.unit, stops=replay(rows), stopped=facts.stopped
+            rows,
+            num_classes=facts.num_classes,
+            unit=config.train.unit,
+            stops=replay(rows),
+            stopped=facts.stopped,
+            held_back=is_held_back(flatten(config), facts.num_train),
         )
     if facts.layers is not None:
         readings.append(read_units(facts.layers, facts.num_probed))

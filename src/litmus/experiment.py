@@ -781,6 +781,7 @@ def diagnose(
         suspects=len(label_suspects(train.probabilities, train.labels)),
         num_images=train.num_images,
         train_err=train.err,
+        mean_probability=float(train.probabilities.gather(1, train.labels[:, None]).mean()),
         val_suspects=len(label_suspects(val.probabilities, val.labels)),
         num_val=val.num_images,
     )

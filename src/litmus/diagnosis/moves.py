@@ -99,6 +99,12 @@ def next_moves(
     return first + second + third
 
 
+def is_held_back(config: Mapping[str, Any], num_train: int | None) -> bool:
+    """Whether dropout or decay is so strong that it is the first suspect of a bias: keep_prob up to 0.4, or a decay
+    lambda / m from 0.03."""
+    return _Run(config, num_train).is_held_back
+
+
 class _Run:
     """The run's values by dotted key."""
 
@@ -128,6 +134,10 @@ class _Run:
         }
 
     @property
+    def is_held_back(self) -> bool:
+        return self.decay >= _HEAVY_DECAY or self.keep_prob <= _HEAVY_KEEP
+
+    @property
     def decay(self) -> float:
         return self.l2_lambda / self.num_train if self.num_train else 0.0
 
@@ -135,7 +145,7 @@ class _Run:
 def _against_bias(
     run: _Run, stopped_early: bool, lr: LrSign | None, units: UnitSign | None, *, alone: bool
 ) -> Iterator[Move]:
-    heavy = run.decay >= _HEAVY_DECAY or run.keep_prob <= _HEAVY_KEEP
+    heavy = run.is_held_back
     lighter = list(_lighter(run)) if alone or heavy else []
     if lr is not None:
         yield _rate(run, lr)

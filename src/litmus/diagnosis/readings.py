@@ -47,6 +47,7 @@ def read_curves(
     unit: str = "epochs",
     stops: Mapping[str, int | None] | None = None,
     stopped: str | None = None,
+    held_back: bool = False,
 ) -> list[Reading]:
     """Every reading of the curves alone.
 
@@ -56,13 +57,14 @@ def read_curves(
         unit: ``epochs`` or ``steps``, what a row's place is told in.
         stops: criterion -> position of the row at which it would have ended the training; None where it would not.
         stopped: why early stopping ended this training, if it did.
+        held_back: see ``learning_rate``.
     """
     return [
         early_stopping(rows, unit=unit, stops=stops, stopped=stopped),
         overfitting(rows, unit=unit),
         progress(rows, unit=unit),
         divergence(rows, num_classes=num_classes, unit=unit),
-        learning_rate(rows, num_classes=num_classes, unit=unit),
+        learning_rate(rows, num_classes=num_classes, held_back=held_back),
     ]
 
 
@@ -180,15 +182,19 @@ def divergence(rows: Sequence[Row], *, num_classes: int, unit: str = "epochs") -
     return Reading("divergence", NO_SIGN, f"training loss came down, to {end:.4g}", end)
 
 
-def learning_rate(rows: Sequence[Row], *, num_classes: int, unit: str = "epochs") -> Reading:
+def learning_rate(rows: Sequence[Row], *, num_classes: int, held_back: bool = False) -> Reading:
     """``too high``, ``too low`` or no sign, from the shape of the training loss; the value is the highest rate used.
 
     The loss is that on training images seen as validation sees them, else the running one, in units of ln K. Too high:
-    it ended diverged, or it never left chance and was restless, or all its rises together came to more than ln K
-    while it had not yet settled. Too low: the rate was not lowered, the loss fell at every validation, ended above a
-    third of ln K, and fell in the last third at no less than a third of its pace in the first: the start of a curve,
-    not a whole one. A training that is much too short looks the same, and is named in the sentence. A network that
-    gradients do not reach stays at chance quietly: that is no sign of a rate.
+    it ended diverged, or it never left chance and was restless, or all its rises together, and those of the running
+    loss, came to more than ln K while it had not yet settled. Too low: the rate was not lowered, the loss fell at every
+    validation, ended above a third of ln K, and fell in the last third at no less than a third of its pace in the
+    first: the start of a curve, not a whole one. A training that is much too short looks the same, and is named in the
+    sentence. A network that gradients do not reach stays at chance quietly: that is no sign of a rate.
+
+    Args:
+        held_back: whether dropout or decay is so strong that a loss may stay at chance, restless, for its sake: then
+            only a loss above that of chance speaks against the rate.
     """
     chance = math.log(num_classes)
     clean, running, rate = (_column(rows, key) for key in ("train_eval/loss", "train/loss", "train/lr"))
@@ -201,11 +207,15 @@ def learning_rate(rows: Sequence[Row], *, num_classes: int, unit: str = "epochs"
     if not loss[-1] <= 1.1:
         says = f"{named} is too high: training loss ended above that of a network that knows nothing"
         return Reading("learning_rate", "too high", says, top)
+    if held_back:
+        return Reading("learning_rate", NO_SIGN, "dropout or decay is strong: the curves do not tell of the rate", top)
     started_high = np.isfinite(running).all() and running[0] > 1.5 * chance
     if loss.min() > 0.9 and (rises > 0.02 or started_high):
         says = f"{named} is too high: training loss jumped at the start and never left chance"
         return Reading("learning_rate", "too high", says, top)
-    if rises > 1.0 and np.median(loss[-max(3, len(loss) // 3) :]) > 0.05:
+    both = np.isfinite(running).all()
+    restless = float(np.clip(np.diff(running), 0, None).sum()) / chance if both else rises
+    if min(rises, restless) > 1.0 and np.median(loss[-max(3, len(loss) // 3) :]) > 0.05:
         says = f"{named} is too high: training loss rose by {rises * chance:.2g} nats in all, between falls"
         return Reading("learning_rate", "too high", says, top)
     third = max(1, (len(loss) - 1) // 3)

@@ -10,6 +10,12 @@ from numpy.typing import ArrayLike
 from litmus.diagnosis.gaps import Interval, wilson
 from litmus.diagnosis.readings import NO_SIGN, Reading
 
+KNOWS = 0.5
+"""Mean probability of the label below which a network knows too little to doubt one."""
+
+NOISE = 0.01
+"""Share of labels that must be suspect, beyond chance, for the reading to speak."""
+
 MEMORISED = 0.002
 """Training error at or below which a network is taken to have learnt its labels by heart."""
 
@@ -69,17 +75,25 @@ def label_suspects(probabilities: ArrayLike, labels: ArrayLike) -> list[Suspect]
 
 
 def read_label_noise(
-    *, suspects: int, num_images: int, train_err: float, val_suspects: int | None = None, num_val: int | None = None
+    *,
+    suspects: int,
+    num_images: int,
+    train_err: float,
+    mean_probability: float,
+    val_suspects: int | None = None,
+    num_val: int | None = None,
 ) -> Reading:
     """``suspects``, ``memorised`` or no sign; the value is the share of suspect training images.
 
-    A suspect is a wrong label *or* a hard image: both are contradicted alike. The share is what Northcutt et al. call
-    the off-diagonal of the confident joint, with Wilson's interval; that of validation images, which were not trained
-    on, stands beside it.
+    It speaks where the interval of that share lies above ``NOISE`` and the network knows its images
+    (``mean_probability`` at least ``KNOWS``). A suspect is a wrong label *or* a hard image: both are contradicted
+    alike. The share is what Northcutt et al. call the off-diagonal of the confident joint, with Wilson's interval;
+    that of validation images, which were not trained on, stands beside it.
 
     Args:
         suspects: found among ``num_images`` training images seen as validation sees them.
         train_err: error on those.
+        mean_probability: that they give to their label.
         val_suspects: found among ``num_val`` validation images.
     """
     share = suspects / num_images
@@ -91,13 +105,17 @@ def read_label_noise(
     if train_err <= MEMORISED:
         says = f"the training labels are known by heart (err {train_err:.4f}): a wrong one is not contradicted"
         return Reading("label_noise", "memorised", f"{says}{beside}", share)
+    if mean_probability < KNOWS:
+        says = f"the network knows too little to doubt a label: it gives it {mean_probability:.2f} on average"
+        return Reading("label_noise", NO_SIGN, says, share)
     if not suspects:
         return Reading("label_noise", NO_SIGN, f"no training label is contradicted with confidence{beside}", 0.0)
+    status = "suspects" if wilson(suspects, num_images).low > NOISE else NO_SIGN
     says = (
         f"{suspects:,} of {num_images:,} training labels are contradicted with confidence"
         f"{_around(suspects, num_images)}: wrong labels, or hard images"
     )
-    return Reading("label_noise", "suspects", f"{says}{beside}", share)
+    return Reading("label_noise", status, f"{says}{beside}", share)
 
 
 def _around(count: int, n: int) -> str:
