@@ -39,14 +39,14 @@ QUIET = ("divergence", "learning_rate", "units", "overfitting", "progress")
 """The readings that are counted; early stopping and label noise describe, and mismatch has nothing to see here."""
 ARMS = {
     "too small": Arm(BIAS, f"{TWO_UNITS} optim.name=adam optim.lr=0.01 train.epochs=40"),
-    "too little data": Arm(VARIANCE, f"{MLP} {ADAM} data.num_train=60 train.epochs=15"),
+    "too little data": Arm(VARIANCE, f"{MLP} {ADAM} data.num_train=60 train.epochs=25"),
     "small, and little data": Arm(
-        BOTH, f"{TWO_UNITS} optim.name=adam optim.lr=0.03 data.num_train=100 train.epochs=60 train.val_every=6"
+        BOTH, f"{TWO_UNITS} optim.name=adam optim.lr=0.03 data.num_train=60 train.epochs=150 train.val_every=15"
     ),
     "trained too long": Arm(
         VARIANCE,
-        f"{MLP} optim.name=adam optim.lr=0.01 data.num_train=120 data.batch_size=16 train.epochs=120 "
-        "train.val_every=10 checkpoint.evaluate=last",
+        f"{MLP} optim.name=adam optim.lr=0.01 data.num_train=120 data.batch_size=16 train.epochs=240 "
+        "train.val_every=12 checkpoint.evaluate=last",
         {"overfitting": "overfits"},
     ),
     "too much dropout": Arm(BIAS, f"{MLP} {ADAM} model.keep_prob=0.1 train.epochs=15"),
@@ -75,8 +75,8 @@ ARMS = {
     ),
     "well tuned": Arm(
         NEITHER,
-        f"{DATA} model.name=residual model.depth=8 optim.lr=0.1 optim.l2_lambda=0.5 schedule.name=one_cycle "
-        "augment.shift=0.1 augment.rotate=8 train.epochs=20",
+        f"{DATA} model.name=residual model.depth=8 optim.lr=0.05 optim.l2_lambda=0.5 schedule.name=one_cycle "
+        "train.epochs=15",
     ),
 }
 

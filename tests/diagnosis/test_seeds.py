@@ -64,7 +64,7 @@ def test_it_covers_the_mean_over_seeds_and_images(seeds, n):
         half = stats.t.ppf(0.975, seeds - 1) * gaps.std(ddof=1) / math.sqrt(seeds)
         narrow.append(abs(gaps.mean() - true_gap) <= half)
     assert np.mean(covered) > 0.94  # conservative: 0.97 to 0.99
-    assert np.mean(narrow) < 0.80  # the seeds alone forget that they share their images
+    assert np.mean(narrow) < 0.85  # the seeds alone forget that they share their images
     assert np.mean(widths) < 0.35
 
 

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from litmus.diagnosis.gaps import Interval, wilson
 from litmus.diagnosis.readings import NO_SIGN, Reading
 
-KNOWS = 0.5
-"""Mean probability of the label below which a network knows too little to doubt one."""
+KNOWS = 0.75
+"""Mean probability of the label below which a network knows too little to doubt one, or so many are wrong that the
+training error tells."""
 
 NOISE = 0.01
 """Share of labels that must be suspect, beyond chance, for the reading to speak."""
