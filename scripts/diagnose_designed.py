@@ -41,7 +41,9 @@ ARMS = {
     "too small": Arm(BIAS, f"{TWO_UNITS} optim.name=adam optim.lr=0.01 train.epochs=40"),
     "too little data": Arm(VARIANCE, f"{MLP} {ADAM} data.num_train=60 train.epochs=25"),
     "small, and little data": Arm(
-        BOTH, f"{TWO_UNITS} optim.name=adam optim.lr=0.03 data.num_train=60 train.epochs=150 train.val_every=15"
+        BOTH,
+        f"{TWO_UNITS} optim.name=adam optim.lr=0.03 data.num_train=60 train.epochs=150 train.val_every=15",
+        {"overfitting": "overfits"},
     ),
     "trained too long": Arm(
         VARIANCE,
@@ -127,8 +129,8 @@ def report(rows: list[Row]) -> Iterator[str]:
     yield ""
     yield (
         f"{len(rows)} runs on digits, {seeds} seeds an arm, target error 0, tolerance 0.02, 539 validation "
-        "images. Each arm was made to have one fault. Arms, expectations and the thresholds of the readings were set on two "
-        "pilot seeds that are not among these. A training that is far too short and one whose rate is far too low look "
+        "images. Each arm was made to have its fault. Arms, expectations and thresholds were set on two pilot seeds that "
+        "are not among these. A training that is far too short and one whose rate is far too low look "
         "the same: both are expected to say so."
     )
     yield ""
@@ -165,12 +167,8 @@ def report(rows: list[Row]) -> Iterator[str]:
                 row["readings"][reading][0] for row in rows if row["arm"] == name and reading in row.get("readings", {})
             )
             expected = arm.readings.get(reading, "no sign")
-            said = [
-                f"**{status} {count}**" if status == expected else f"{status} {count}"
-                for status, count in counts.most_common()
-                if status != "no sign" or expected != "no sign"
-            ]
-            cells.append(", ".join(said))
+            told = [f"{status} {count}" for status, count in counts.most_common() if {status, expected} != {"no sign"}]
+            cells.append(", ".join(f"**{one}**" if one.startswith(expected) else one for one in told))
             if expected == "no sign":
                 silent += counts["no sign"]
                 false_alarms += sum(counts.values()) - counts["no sign"]

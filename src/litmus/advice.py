@@ -244,7 +244,12 @@ def told(table: Mapping[str, Any]) -> Iterator[str]:
     moves = table["moves"][:MOST_TOLD]
     width = max((len(move["text"]) for move in moves if len(move["text"]) < 48), default=0)
     for i, move in enumerate(moves, start=1):
-        yield f"  {'next moves' if i == 1 else '':<12}{i}. {move['text']:<{width}}  {move['why']}"
+        lead = f"  {'next moves' if i == 1 else '':<12}{i}. "
+        if len(lead) + max(width, len(move["text"])) + len(move["why"]) < 118:
+            yield f"{lead}{move['text']:<{width}}  {move['why']}"
+        else:
+            yield lead + move["text"]
+            yield 17 * " " + move["why"]
     if more := len(table["moves"]) - len(moves):
         yield f"  {'':<12}and {more} more in diagnosis.json"
     speaking = [one for one in table["readings"] if one["status"] != "no sign"]
