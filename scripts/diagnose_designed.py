@@ -129,8 +129,8 @@ def report(rows: list[Row]) -> Iterator[str]:
     yield ""
     yield (
         f"{len(rows)} runs on digits, {seeds} seeds an arm, target error 0, tolerance 0.02, 539 validation "
-        "images. Each arm was made to have its fault. Arms, expectations and thresholds were set on two pilot seeds that "
-        "are not among these. A training that is far too short and one whose rate is far too low look "
+        "images. Each arm was made to have its fault. Arms, expectations and thresholds were set on two pilot seeds "
+        "that are not among these. A training that is far too short and one whose rate is far too low look "
         "the same: both are expected to say so."
     )
     yield ""
@@ -151,8 +151,8 @@ def report(rows: list[Row]) -> Iterator[str]:
     wrong = sum(not agrees(row["verdict"], ARMS[row["arm"]].verdict) for row in rows)
     yield ""
     yield (
-        f"As expected in {right} of {len(rows)}; undecided, or one of two faults named, in {len(rows) - right - wrong}; "
-        f"contradicted in {wrong}."
+        f"As expected in {right} of {len(rows)}; undecided, or one of two faults named, in "
+        f"{len(rows) - right - wrong}; contradicted in {wrong}."
     )
     yield ""
     yield "## Readings"
