@@ -213,7 +213,7 @@ def draw(rows: list[Row], path: Path) -> None:
     from litmus.diagnosis import style
     from litmus.diagnosis.insight_plots import CLASS_COLORS, CLASS_MARKERS
 
-    figure = style.new_figure(8.4, 4.9)
+    figure = style.new_figure(9.4, 4.9)
     axes = style.add_axes(figure, 0.8, 0.85, 4.9, 3.4)
     root = (lambda y: np.sqrt(np.maximum(y, 0)), np.square)
     axes.set_xscale("function", functions=root)
@@ -224,7 +224,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set_yticks(ticks[:-1], [f"{tick:g}" for tick in ticks[:-1]])
     for line in (axes.axhline, axes.axvline):
         line(0.02, color=style.SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for x, y, text in ((0.012, 0.55, VARIANCE), (0.9, 0.55, BOTH), (0.9, 0.0007, BIAS)):
+    for x, y, text in ((0.0175, 0.55, VARIANCE), (0.9, 0.55, BOTH), (0.9, 0.0007, BIAS)):
         style.write(axes, x, y, text, color=style.SOFT, size=8, ha="right", va="center")
     for k, name in enumerate(ARMS):
         color, marker = CLASS_COLORS[k % len(CLASS_COLORS)], CLASS_MARKERS[k % len(CLASS_MARKERS)]

@@ -48,6 +48,8 @@ def test_a_sign_of_the_curves_moves_the_moves():
     heavy = load_config([], ["model.name=mlp", "model.keep_prob=0.1"])
     assert assess(heavy, seen(train=900), FACTS, curve([2.0, 0.5] * 6)).diagnosis.moves[0] == "model.keep_prob=1"
     assert assess(config, seen(train=900), FACTS, curve([2.0, 0.5] * 6)).diagnosis.moves[0] == "optim.lr=0.05"
+    falling = assess(config, seen(train=900), FACTS, curve([1.5, 1.0, 0.8, 0.7, 0.6, 0.5]))
+    assert falling.diagnosis.moves[0] == "train.epochs=20"
     stopped = assess(config, seen(train=900), replace(FACTS, stopped="GL = 12%"), curve([2.0, 1.0, 0.9]))
     assert not any(move.startswith("train.epochs") for move in stopped.diagnosis.moves)
     assert stopped.readings[0].status == "stopped"

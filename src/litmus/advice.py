@@ -145,6 +145,7 @@ def assess(
         stopped_early=facts.stopped is not None,
         lr=_sign(said.get("learning_rate"), "too high", "too low"),
         units=_sign(said.get("units"), "dead", "saturated"),
+        improving=said.get("progress") == "still improving",
     )
     gap = found.mismatch
     readings.append(

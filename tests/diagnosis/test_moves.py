@@ -146,6 +146,11 @@ def test_a_longer_training_takes_its_schedule_along_and_follows_no_early_stop():
     assert not any(text.startswith("train.epochs") for text in texts(bias=True, stopped_early=True))
 
 
+def test_a_loss_that_still_falls_asks_for_a_longer_training_before_a_larger_network():
+    assert texts(bias=True, improving=True)[:2] == ["train.epochs=20", "model.depth=32"]
+    assert texts(bias=True, improving=True, stopped_early=True)[0] == "model.depth=32"
+
+
 def test_what_is_done_or_exhausted_is_not_proposed():
     done = (
         "model.keep_prob=0.5 optim.l2_lambda=100 early_stopping.name=gl augment.policy=trivial augment.mixup=0.2 "

@@ -69,6 +69,7 @@ def next_moves(
     stopped_early: bool = False,
     lr: LrSign | None = None,
     units: UnitSign | None = None,
+    improving: bool = False,
 ) -> list[Move]:
     """What to change next, the most promising first: against bias, then against variance.
 
@@ -86,9 +87,10 @@ def next_moves(
         stopped_early: whether early stopping ended the run: a longer one would be the same.
         lr: what the curves say of the learning rate.
         units: what the probe images say of the network's units.
+        improving: whether validation loss still fell at the end: then a longer training comes before a larger network.
     """
     run = _Run(config or {}, num_train)
-    first = list(_against_bias(run, stopped_early, lr, units, alone=not variance)) if bias else []
+    first = list(_against_bias(run, stopped_early, lr, units, improving, alone=not variance)) if bias else []
     second = list(_against_variance(run, num_available)) if variance else []
     third = []
     if mismatch:
@@ -143,7 +145,7 @@ class _Run:
 
 
 def _against_bias(
-    run: _Run, stopped_early: bool, lr: LrSign | None, units: UnitSign | None, *, alone: bool
+    run: _Run, stopped_early: bool, lr: LrSign | None, units: UnitSign | None, improving: bool, *, alone: bool
 ) -> Iterator[Move]:
     heavy = run.is_held_back
     lighter = list(_lighter(run)) if alone or heavy else []
@@ -155,9 +157,8 @@ def _against_bias(
         yield from lighter
     if run.frozen:
         yield _thaw(run)
-    yield from _larger(run)
-    if not stopped_early:
-        yield _longer(run)
+    longer = [] if stopped_early else [_longer(run)]
+    yield from (*longer, *_larger(run)) if improving else (*_larger(run), *longer)
     if run.optimizer in ("sgd", "adagrad"):
         yield Move("optim.name=adam optim.lr=0.001", f"{run.optimizer} is the slowest of the optimizers")
     if lr is None:

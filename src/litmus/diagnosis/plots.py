@@ -616,17 +616,17 @@ def diagnosis(
                         transform=axes.get_yaxis_transform())  # fmt: skip
         before = level
     if lines:
-        width, tall_ = figure.get_size_inches()
+        width, whole = figure.get_size_inches()
         y = above + tall + beneath + 0.12
-        style.write(figure, 0.2 / width, 1 - y / tall_, "next moves", weight="bold", va="center")
-        for i, (move, why) in enumerate(zip(lines, found.reasons or ("",) * len(lines), strict=False), start=1):
-            y += 0.21
-            text = f"{i}. {move}"
-            style.write(figure, 0.2 / width, 1 - y / tall_, style.fitted(text, 8.2, 8.5), size=8.5, va="center")
-            left = 0.2 + max(style.width_of(text, 8.5), 3.6) + 0.15
-            if left < 7:
-                style.write(figure, left / width, 1 - y / tall_, style.fitted(why, 8.5 - left, 8), size=8,
-                            color=style.SOFT, va="center")  # fmt: skip
+        style.write(figure, 0.2 / width, 1 - y / whole, "next moves", weight="bold", va="center")
+        texts = [style.fitted(f"{i}. {move}", 8.2, 8.5) for i, move in enumerate(lines, start=1)]
+        left = 0.4 + max((style.width_of(text, 8.5) for text in texts if len(text) < 50), default=0.0)
+        for text, why in zip(texts, found.reasons, strict=False):
+            y, right = y + 0.21, max(left, 0.35 + style.width_of(text, 8.5))
+            style.write(figure, 0.2 / width, 1 - y / whole, text, size=8.5, va="center")
+            if right < 6.5:
+                why = style.fitted(why, 8.5 - right, 8)
+                style.write(figure, right / width, 1 - y / whole, why, size=8, color=style.SOFT, va="center")
     over = f", mean of {found.num_seeds} seeds" if found.num_seeds > 1 else ""
     title = f"{found.verdict.capitalize()}: train {style.number(found.train_err)}, "
     title += f"validation {style.number(found.val_err)}{over}"
