@@ -224,7 +224,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set_yticks(ticks[:-1], [f"{tick:g}" for tick in ticks[:-1]])
     for line in (axes.axhline, axes.axvline):
         line(0.02, color=style.SOFT, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    for x, y, text in ((0.0175, 0.55, VARIANCE), (0.9, 0.55, BOTH), (0.9, 0.0007, BIAS)):
+    for x, y, text in ((0.0175, 0.5, VARIANCE.replace(" ", "\n")), (0.9, 0.55, BOTH), (0.9, 0.0007, BIAS)):
         style.write(axes, x, y, text, color=style.SOFT, size=8, ha="right", va="center")
     for k, name in enumerate(ARMS):
         color, marker = CLASS_COLORS[k % len(CLASS_COLORS)], CLASS_MARKERS[k % len(CLASS_MARKERS)]
