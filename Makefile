@@ -15,11 +15,12 @@ test: .venv/.dev lint  ## lint, type-check and run the whole suite
 proof: .venv/.dev  ## the slow proofs that `make test` leaves out; their figures go to docs/reliability.md
 	$(BIN)/python -m pytest $(TESTS) -m proof; passed=$$?; $(BIN)/python -m tests.reliability.report && exit $$passed
 
-bench: .venv/.dev  ## data path, training step, start-up, cached features and studies, each beside its peer
+bench: .venv/.dev  ## data path, training step, start-up, cached features, diagnosis and studies, each beside its peer
 	$(BIN)/python scripts/bench/startup.py
 	$(BIN)/python scripts/bench/data_path.py
 	$(BIN)/python scripts/bench/step.py
 	$(BIN)/python scripts/bench/features.py
+	$(BIN)/python scripts/bench/diagnose.py
 	$(BIN)/python scripts/bench/study.py
 
 floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows

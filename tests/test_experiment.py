@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from litmus.checkpoints import newest_whole, read
 from litmus.config import dump_config, flatten, load_config
 from litmus.errors import Refused
-from litmus.experiment import check, checked_data, make_classifier, make_data, run
+from litmus.experiment import check, checked_data, make_classifier, make_data, probe_units, run
 from litmus.resume import FOLDER
 from litmus.tracking import find_run
 
@@ -62,6 +62,16 @@ def test_the_record_holds_metrics_tags_pictures_and_weights(finished):
     assert kept.tags["owner"] == "me"
     assert kept.tags["litmus.verdict"] == result.diagnosis.verdict
     assert kept.tags["litmus.stopped"] == "after 4 epochs"
+    assert kept.tags["litmus.dominant_gap"] == result.diagnosis.dominant_gap
+    readings = {name.removeprefix("litmus.reading."): value for name, value in kept.tags.items() if ".reading." in name}
+    assert readings == {reading.name: reading.status for reading in result.readings}
+    assert {"early_stopping", "overfitting", "progress", "divergence", "learning_rate", "units", "label_noise",
+            "mismatch"} == set(readings)  # fmt: skip
+    low, high = result.diagnosis.gap.interval
+    assert (kept.metrics["diagnosis/variance_low"], kept.metrics["diagnosis/variance_high"]) == (low, high)
+    assert kept.metrics["diagnosis/avoidable_bias"] == result.diagnosis.bias.value
+    assert json.loads(kept.artifact("diagnosis.json").read_text()) == result.assessment.table()
+    assert "pictures/diagnosis.png" in kept.artifacts()
     assert {"config.yaml", "weights.safetensors", "result.json", "packages.txt"} <= set(kept.artifacts())
     assert {f"pictures/{name}.png" for name in ("learning_curves", "confusion", "predictions")} <= set(kept.artifacts())
     assert json.loads(kept.artifact("result.json").read_text())["test"]["err"] == result.evaluations["test"].err
@@ -83,6 +93,8 @@ def test_what_is_said_ends_with_error_verdict_and_the_next_command(finished):
     test = result.evaluations["test"]
     assert f"test/err {test.err:.4f} (95% " in said
     assert result.diagnosis.verdict in said
+    assert f"1. {result.diagnosis.moves[0]}" in said
+    assert f"try      litmus fit {result.run.dir}/artifacts/config.yaml " in said
     assert said.splitlines()[-1] == f"next     litmus diagnose {result.run.uid[:8]} --insight    or    litmus ui"
     for picture in result.pictures:
         assert f"picture  {picture}" in said
@@ -318,3 +330,22 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     names: dict = {}
     exec(code.replace("max_epochs=", f"{off} accelerator='cpu', log_every_n_steps=1, max_epochs="), names)
     assert names["trainer"].callback_metrics["test/err"] < 0.3
+
+
+def test_units_are_probed_on_a_thousand_training_images_as_validation_sees_them(tmp_path):
+    config = config_of(tmp_path, "data.eval_batch_size=300", "model.activation=sigmoid")
+    data = checked_data(config)
+    network = make_classifier(config, data).network
+    (layer,), count = probe_units(data, network, torch.device("cpu"))
+    assert (layer.activation, layer.num_units, count) == ("sigmoid", 32, 1200)
+    seen = torch.cat([data.to_batch(batch).images for batch in data.loader("train_eval")])[:1200]
+    with torch.inference_mode():
+        z = network.eval().features(seen)
+    assert layer.saturated == pytest.approx(((z < 0.05) | (z > 0.95)).float().mean().item())
+    assert probe_units(data, network, torch.device("cpu"), compiled=True) == ([], 0)
+
+
+def test_the_target_belongs_to_the_data_and_decides_no_number(tmp_path):
+    config = config_of(tmp_path, "data.target_err=0.2", "train.epochs=1")
+    assert make_data(config).info == make_data(config_of(tmp_path)).info
+    assert run(config, say=lambda line: None).diagnosis.target_err == 0.2

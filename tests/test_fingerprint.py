@@ -33,7 +33,8 @@ def test_the_same_world_has_the_same_fingerprint_through_json_too():
 @pytest.mark.parametrize(
     "override",
     [
-        "name=other", "tracking.home=elsewhere", "tracking.tags.owner=me", "insight=true", "diagnosis.target_err=0.1",
+        "name=other", "tracking.home=elsewhere", "tracking.tags.owner=me", "insight=true", "data.target_err=0.1",
+        "diagnosis.tolerance=0.1",
         "data.root=/elsewhere", "train.log_every=7", "train.trace_steps=3", "train.profiler=simple",
     ],
 )  # fmt: skip

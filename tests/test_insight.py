@@ -152,3 +152,29 @@ def test_a_run_that_asks_for_insight_keeps_it_in_its_record(tmp_path):
         assert f"picture  {path}" in text
     assert f"table    {result.run.dir}/top_losses.csv" in text
     assert "ECE" in text
+
+
+def test_suspect_labels_are_listed_with_their_images_and_drawn(tmp_path):
+    data = ImageDataModule("digits", num_train=300)
+    network, seen = trained(data, "mlp", depth=2, width=32)
+    truth = evaluate(network, eval_batches(data, "train_eval", CPU), device=CPU)
+    labels = truth.labels.clone()
+    labels[:3] = (labels[:3] + 1) % 10  # the set's own labels are right: here three are said to be others
+    twisted = Evaluation(10 * torch.nn.functional.one_hot(truth.labels, 10).float(), labels, truth.idx)
+    insight = make_insight(network, data, seen, tmp_path, device=CPU, trained_on=twisted)
+    with (tmp_path / "suspects.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["image"]) for row in rows} == set(truth.idx[:3].tolist())
+    named = {int(row["image"]): row for row in rows}
+    for k in range(3):
+        row = named[int(truth.idx[k])]
+        assert (int(row["label"]), int(row["suggested"])) == (int(labels[k]), int(truth.labels[k]))
+        assert float(row["probability"]) > 0.99 > 0.01 > float(row["probability_of_label"])
+    assert insight.pictures[-1] == tmp_path / "pictures" / "suspects.png"
+    assert "suspects    3 of 300 training labels; the first: image" in insight.lines[-1]
+
+    clean = Evaluation(twisted.logits, truth.labels, truth.idx)
+    insight = make_insight(network, data, seen, tmp_path / "clean", device=CPU, trained_on=clean)
+    assert insight.lines[-1] == "suspects    none of 300 training labels is contradicted with confidence"
+    assert insight.pictures[-1].name != "suspects.png"
+    assert (tmp_path / "clean" / "suspects.csv").read_text().count("\n") == 1

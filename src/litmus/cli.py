@@ -163,13 +163,18 @@ def diagnose(
             help="Look closer at the test images: calibration, top losses, Grad-CAM, ...",
         ),
     ] = False,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="Over all finished runs here that differ from it in their seed alone.")
+    ] = False,
     home: Home = "mlruns",
     uri: Uri = None,
 ) -> None:
     """Bias or variance, and what to change next; with --insight, pictures of what the network gets wrong and why."""
+    if seeds and insight:
+        raise refuse("--seeds", "compares the errors of several runs, --insight looks into one: give one of the two")
     from litmus.diagnose import diagnose_run
 
-    diagnose_run(run, insight=insight, home=home, uri=uri)
+    diagnose_run(run, insight=insight, seeds=seeds, home=home, uri=uri)
 
 
 Seeds = Annotated[int, typer.Option(help="Trainings of each, by seeds that all share.")]

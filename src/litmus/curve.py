@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from litmus.config import RunConfig, load_config
+from litmus.config import RunConfig, flatten, load_config
 from litmus.errors import Problem, Refused
 from litmus.sweep.cells import Cell
 from litmus.sweep.designs import changed, halved_sizes, in_steps, seeded, steps_per_epoch
@@ -186,9 +186,9 @@ def _conclude(
         errs["val"],
         num_val=info.num_val,
         num_train=seen,
-        target_err=target_of(base),
+        target_err=base.data.target_err,
         tolerance=base.diagnosis.tolerance,
-        **facts_of(base),
+        config=flatten(base),
     )
     run = experiment.run
     for size, row_train, row_val in zip(sizes, errs["train_eval"], errs["val"], strict=True):
@@ -218,25 +218,6 @@ def _conclude(
     say(f"run      {run.id or run.uid}")
     say("next     litmus ui")
     return reading
-
-
-def target_of(base: RunConfig) -> float:
-    return base.diagnosis.target_err
-
-
-def facts_of(base: RunConfig) -> dict[str, Any]:
-    """What the runs already do, for ``next_moves``."""
-    return {
-        "model": base.model.name,
-        "norm": getattr(base.model, "norm", None),
-        "keep_prob": getattr(base.model, "keep_prob", None),
-        "l2_lambda": base.optim.l2_lambda,
-        "augments": base.augment != type(base.augment)(),
-        "stops_early": True,
-        "unit": base.train.unit,
-        "transferred": base.model.weights is not None,
-        "frozen": base.freeze is not None and base.freeze.until is None,
-    }
 
 
 def table_of(reading: Any, design: Design, sizes: Sequence[int], errs: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from safetensors.torch import save_file
 from torch import nn
 
+from litmus.advice import Assessment, Facts, assess, command, told
 from litmus.callbacks import (
     EMA,
     BestCheckpoint,
@@ -47,10 +48,13 @@ from litmus.classifier import ImageClassifier
 from litmus.config import METRICS, RunConfig, dump_config, flatten, notes, options, to_dict
 from litmus.data.batch import Batch, DataInfo
 from litmus.data.checks import network_problems
-from litmus.data.datamodule import SPLITS, ImageDataModule
+from litmus.data.datamodule import SPLITS, TRAIN_DEV, ImageDataModule
 from litmus.data.preprocessing import METADATA_KEY, Preprocessing
-from litmus.diagnosis import Diagnosis, confusion_matrix, diagnose_errors, pick_predictions, wilson
+from litmus.diagnosis import Diagnosis, confusion_matrix, pick_predictions, wilson
 from litmus.diagnosis.gradient_flow import MIN_IMAGES, FlowAt, story, to_json
+from litmus.diagnosis.readings import Reading, Row
+from litmus.diagnosis.suspects import label_suspects, read_label_noise
+from litmus.diagnosis.units import FEWEST_IMAGES, LayerHealth, unit_health
 from litmus.errors import NonFinite, Problem, Refused
 from litmus.evaluation import Evaluation, evaluate
 from litmus.fingerprint import FILE as FINGERPRINT
@@ -85,6 +89,8 @@ RESULT, PRUNED = "result.json", "pruned.json"
 
 WATCHED = "gradients.json"
 """The artifact with what ``watch: gradients`` saw: the layers, at each step at which they were looked at."""
+DIAGNOSIS = "diagnosis.json"
+"""The artifact with a run's verdict, intervals, next moves and readings: ``Assessment.table``."""
 
 log = logging.getLogger("litmus")
 
@@ -141,7 +147,7 @@ class Result:
     run: Run
     info: DataInfo
     evaluations: dict[str, Evaluation]
-    diagnosis: Diagnosis
+    assessment: Assessment
     stopped: str | None
     """Why early stopping ended the training, in a sentence."""
     kept: Kept
@@ -157,6 +163,14 @@ class Result:
     num_params: int = 0
     watched: str | None = None
     """What ``watch`` saw of the gradients, in a sentence."""
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return self.assessment.diagnosis
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        return self.assessment.readings
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
@@ -189,6 +203,9 @@ def result_table(evaluations: Mapping[str, Evaluation], diagnosis: Diagnosis, in
             for split, seen in evaluations.items()
         },
         "num_train": info.num_train,
+        "num_available": info.num_available,
+        "num_classes": info.num_classes,
+        "val_is_cut": info.val_is_cut,
         "verdict": diagnosis.sentence,
         "moves": list(diagnosis.moves),
         "notes": list(diagnosis.notes),
@@ -217,7 +234,7 @@ def augments(config: RunConfig) -> bool:
 def make_data(config: RunConfig) -> ImageDataModule:
     return ImageDataModule(
         config.data.name,
-        **{**options(config.data, "batch_per"), "batch_size": config.batch_size},
+        **{**options(config.data, "batch_per", "target_err"), "batch_size": config.batch_size},
         seed=config.seed,
         augment=config.augment.model_dump() if augments(config) else None,
         channels_last=config.train.channels_last,
@@ -718,12 +735,15 @@ def _train(
         split: evaluate(
             classifier.network, eval_batches(data, split, device, config.train.limit_batches), device=device, bf16=bf16
         )
-        for split in scope.splits
+        for split in (*scope.splits, *([TRAIN_DEV] if data.info.num_train_dev else []))
     }
     stop = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
-    diagnosis = diagnose(config, data.info, evaluations, stopped=stop is not None and stop.reason is not None)
+    stopped = stop.reason if stop else None
+    assessment = diagnose(config, data, evaluations, classifier.network, history, device=device, stopped=stopped)
     cache = next((callback for callback in callbacks if isinstance(callback, CacheFeatures)), None)
-    pictures = draw(config, data, evaluations, history, kept, tracked.dir / "pictures") if scope.pictures else []
+    pictures = []
+    if scope.pictures:
+        pictures = draw(config, data, evaluations, history, kept, tracked.dir / "pictures", assessment)
     if seen is not None and scope.pictures:
         from litmus.diagnosis.flow_plots import flow_in_training
 
@@ -732,8 +752,8 @@ def _train(
         run=tracked,
         info=data.info,
         evaluations=evaluations,
-        diagnosis=diagnosis,
-        stopped=stop.reason if stop else None,
+        assessment=assessment,
+        stopped=stopped,
         kept=kept,
         trained_sec=exact.trained_sec,
         pictures=pictures,
@@ -753,7 +773,9 @@ def _train(
         return result
     # Last, when all else is on disk: a closer look that fails must not cost a training.
     network = cast(Network, classifier.network)
-    insight = make_insight(network, data, evaluations["test"], tracked.dir, device=device, bf16=bf16)
+    insight = make_insight(
+        network, data, evaluations["test"], tracked.dir, device=device, bf16=bf16, trained_on=evaluations["train_eval"]
+    )
     tracked.log_metrics(insight.metrics, step=kept.step)
     for picture in insight.pictures:
         tracked.log_artifact(picture, "pictures")
@@ -785,30 +807,57 @@ def load_weights(classifier: ImageClassifier, folder: Path, which: str) -> Kept:
 
 
 def diagnose(
-    config: RunConfig, info: DataInfo, evaluations: dict[str, Evaluation], *, stopped: bool = False
-) -> Diagnosis:
-    """The verdict over one run's weights, with next moves in the config's own keys."""
-    seen = evaluations["train_eval"]
-    return diagnose_errors(
-        seen.err,
-        evaluations["val"].err,
-        seen.num_images,
-        evaluations["val"].num_images,
-        config.diagnosis.target_err,
-        config.diagnosis.tolerance,
-        train_population=info.num_train,
-        model=config.model.name,
-        norm=getattr(config.model, "norm", None),
-        keep_prob=getattr(config.model, "keep_prob", None),
-        l2_lambda=config.optim.l2_lambda,
-        augments=augments(config),
-        stops_early=config.early_stopping is not None,
-        stopped_early=stopped,
-        data_limited=config.data.num_train is not None,
-        unit=config.train.unit,
-        transferred=config.model.weights is not None,
-        frozen=config.freeze is not None and config.freeze.until is None,
+    config: RunConfig,
+    data: ImageDataModule,
+    evaluations: Mapping[str, Evaluation],
+    network: nn.Module,
+    rows: Sequence[Row],
+    *,
+    device: torch.device,
+    stopped: str | None = None,
+) -> Assessment:
+    """The verdict over one run's weights, next moves in the config's own keys; what curves, units and labels say."""
+    info, train, val = data.info, evaluations["train_eval"], evaluations["val"]
+    health, probed = probe_units(data, network, device, compiled=config.train.compile)
+    noise = read_label_noise(
+        suspects=len(label_suspects(train.probabilities, train.labels)),
+        num_images=train.num_images,
+        train_err=train.err,
+        mean_probability=float(train.probabilities.gather(1, train.labels[:, None]).mean()),
+        val_suspects=len(label_suspects(val.probabilities, val.labels)),
+        num_val=val.num_images,
     )
+    facts = Facts(
+        num_train=info.num_train,
+        num_classes=info.num_classes,
+        num_available=info.num_available,
+        elsewhere=not info.val_is_cut,
+        stopped=stopped,
+        layers=[(one.name, one.activation, one.dead, one.saturated) for one in health],
+        num_probed=probed,
+        noise=noise,
+    )
+    seen = {split: {"num_errors": one.num_errors, "num_images": one.num_images} for split, one in evaluations.items()}
+    return assess(config, seen, facts, rows)
+
+
+def probe_units(
+    data: ImageDataModule, network: nn.Module, device: torch.device, *, compiled: bool = False
+) -> tuple[list[LayerHealth], int]:
+    """Dead and saturated units on the first 1,000 images or more of ``train_eval``, and how many these were."""
+    if compiled:  # hooks would make it compile anew
+        return [], 0
+    dtype, count = next(network.parameters()).dtype, 0
+
+    def batches() -> Iterator[torch.Tensor]:
+        nonlocal count
+        for batch in eval_batches(data, "train_eval", device):
+            count += len(batch.labels)
+            yield batch.images.to(dtype)
+            if count >= FEWEST_IMAGES:
+                return
+
+    return unit_health(network, batches()), count
 
 
 def draw(
@@ -818,8 +867,9 @@ def draw(
     history: list[dict[str, float]],
     kept: Kept,
     folder: Path,
+    assessment: Assessment,
 ) -> list[Path]:
-    """The pictures of a run: learning curves, confusion matrix, sample predictions."""
+    """The pictures of a run: its errors as a ladder, learning curves, confusion matrix, sample predictions."""
     from litmus.diagnosis import plots
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -835,7 +885,7 @@ def draw(
             curves,
             folder / "learning_curves.png",
             best_epoch=kept.epoch if unit == "epochs" else kept.step,
-            target_err=config.diagnosis.target_err,
+            target_err=config.data.target_err,
             augmented=augments(config),
             unit=unit,
         ),
@@ -849,6 +899,7 @@ def draw(
             folder / "predictions.png",
             totals=(test.num_errors, test.num_images),
         ),
+        plots.diagnosis(assessment.diagnosis, folder / "diagnosis.png", test=(test.num_errors, test.num_images)),
     ]
 
 
@@ -861,15 +912,11 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
     }
     if result.test_interval:
         best["test/err_low"], best["test/err_high"] = result.test_interval
-    best |= {
-        "best/epoch": float(result.kept.epoch),
-        "diagnosis/avoidable_bias": result.diagnosis.bias.value,
-        "diagnosis/generalisation_gap": result.diagnosis.gap.value,
-    }
+    best |= {"best/epoch": float(result.kept.epoch), **result.assessment.metrics}
     tracked.log_metrics(best, step=result.kept.step)
     tracked.set_tags(
         {
-            "litmus.verdict": result.diagnosis.verdict,
+            **result.assessment.tags,
             "litmus.evaluated": f"{result.kept.which} weights, epoch {result.kept.epoch}, step {result.kept.step}",
             "litmus.stopped": result.stopped or f"after {config.train.length} {config.train.unit}",
         }
@@ -882,6 +929,7 @@ def record(config: RunConfig, result: Result, network: nn.Module, tracked: Run) 
     )
     tracked.log_artifact(weights)
     tracked.log_text(json.dumps(result.table(), indent=1), RESULT)
+    tracked.log_text(json.dumps(result.assessment.table(), indent=1), DIAGNOSIS)
     for picture in result.pictures:
         tracked.log_artifact(picture, "pictures")
     for profile in result.profiles:
@@ -922,6 +970,7 @@ def farewell(config: RunConfig, result: Result) -> str:
     test, (low, high) = result.evaluations["test"], result.test_interval
     kept, run_id = result.kept, result.run.id or result.run.uid
     ended = f"stopped: {result.stopped}; " if result.stopped else ""
+    table = result.assessment.table()
     lines = [
         "",
         f"test/err {test.err:.4f} (95% {low:.4f} to {high:.4f}; {test.num_errors:,} of {test.num_images:,} images), "
@@ -931,8 +980,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         else f"  {ended}last weights, epoch {kept.epoch}",
         *([f"  {result.saved}"] if result.saved else []),
         *textwrap.wrap(f"  gradients {result.watched}" if result.watched else "", 116, subsequent_indent="    "),
-        *textwrap.wrap(result.diagnosis.sentence, 116, subsequent_indent="  "),
-        *(f"  note: {note}" for note in result.diagnosis.notes),
+        *told(table),
         "",
         *([*result.insight.lines, ""] if result.insight else []),
         *(f"picture  {shown(picture)}" for picture in result.pictures),
@@ -940,6 +988,7 @@ def farewell(config: RunConfig, result: Result) -> str:
         *(f"profile  {shown(profile)}" for profile in result.profiles),
         f"run      {run_id}" + ("" if result.run.id else "  (not sent yet: litmus sync)"),
         f"again    litmus reproduce {run_id[:8]}",
+        *([f"try      {line}"] if (line := command(result.run.dir / ARTIFACTS / "config.yaml", table)) else []),
         f"next     litmus diagnose {run_id[:8]}{'' if result.insight else ' --insight'}    or    litmus ui",
     ]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ from litmus.diagnosis import (
     top_losses,
 )
 from litmus.diagnosis.embedding import MAX_POINTS, NEIGHBOURS
+from litmus.diagnosis.suspects import Suspect, label_suspects
 from litmus.evaluation import Evaluation
 from litmus.networks import Network
 
@@ -67,6 +68,7 @@ def make_insight(
     device: torch.device,
     split: str = "test",
     bf16: bool = False,
+    trained_on: Evaluation | None = None,
 ) -> Insight:
     """Calibration, top losses, confused pairs, a map of the features and Grad-CAM of one evaluated split.
 
@@ -77,6 +79,7 @@ def make_insight(
         folder: gets the tables; the pictures lie in its ``pictures``.
         split: whose images ``seen.idx`` are positions of.
         bf16: compute features as the evaluation was computed.
+        trained_on: what it says of ``train_eval``, for the list of suspect labels.
     """
     from litmus.diagnosis import insight_plots as plots
 
@@ -149,7 +152,50 @@ def make_insight(
         _write_numbers(folder / "insight.json", split, found, err, len(chosen), no_cam),
         _write_losses(folder / "top_losses.csv", losses, names, info.class_names),
     ]
-    return Insight(made, tables, metrics, _lines(found, losses, names, info.class_names, err, seen.err, no_cam))
+    lines = _lines(found, losses, names, info.class_names, err, seen.err, no_cam)
+    if trained_on is not None:
+        picture, table, line = _suspects(data, trained_on, folder)
+        made, tables, lines = [*made, *picture], [*tables, table], [*lines, line]
+    return Insight(made, tables, metrics, lines)
+
+
+def _suspects(data: ImageDataModule, seen: Evaluation, folder: Path) -> tuple[list[Path], Path, str]:
+    """``suspects.csv``, its picture where there are any, and a line: training labels that the network contradicts."""
+    from litmus.diagnosis import plots
+
+    found, names, images = (
+        label_suspects(seen.probabilities, seen.labels),
+        data.info.class_names,
+        data.images("train_eval"),
+    )
+    files = [_name_of(images, int(seen.idx[one.position])) for one in found]
+    table = folder / "suspects.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["image", "label", "suggested", "probability_of_label", "probability"])
+        for one, name in zip(found, files, strict=True):
+            numbers = [f"{value:.6g}" for value in (one.probability_of_label, one.probability)]
+            rows.writerow([name, names[one.label], names[one.suggested], *numbers])
+    if not found:
+        return [], table, f"suspects    none of {seen.num_images:,} training labels is contradicted with confidence"
+    shown = dict(enumerate(found[:SHOWN_LOSSES]))
+    picture = plots.contact_sheet(
+        {"": list(shown)},
+        {k: images[seen.idx[one.position].reshape(1)][0].numpy() for k, one in shown.items()},
+        {k: (one.suggested, one.probability) for k, one in shown.items()},
+        {k: (f"labelled {names[one.label]}", f"{one.probability_of_label:.2f}") for k, one in shown.items()},
+        names,
+        folder / "pictures" / "suspects.png",
+        title=f"{len(found):,} of {seen.num_images:,} training labels are contradicted with confidence",
+        subtitle="what the network says, and its probability; beneath, the label: wrong labels, or hard images",
+        wrong=list(shown),
+    )
+    first: Suspect = found[0]
+    line = (
+        f"suspects    {len(found):,} of {seen.num_images:,} training labels; the first: image {files[0]}, labelled "
+        f"{names[first.label]}, {names[first.suggested]} at {first.probability:.3f}"
+    )
+    return [picture], table, line
 
 
 def _features(
@@ -218,9 +264,12 @@ def _grad_cam(
 
 def _image_names(images: Any, idx: Tensor, losses: list[TopLoss]) -> list[str]:
     """The file of each image where there are files, else its position in the data set."""
-    positions = [int(idx[one.position]) for one in losses]
+    return [_name_of(images, int(idx[one.position])) for one in losses]
+
+
+def _name_of(images: Any, at: int) -> str:
     files = getattr(images, "files", None)
-    return [str(at) if files is None else str(files.base / files.names[at]) for at in positions]
+    return str(at) if files is None else str(files.base / files.names[at])
 
 
 def _write_numbers(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litmus.channel import Channel, Closed
-from litmus.config import RunConfig, load_config, parse_config, to_dict
+from litmus.config import RunConfig, load_recorded, parse_config, to_dict
 from litmus.errors import Refused, refuse
 from litmus.paths import shown
 from litmus.ranks import Place, contradictions, hear, join, launched, meeting_point, num_threads, tell
@@ -179,7 +179,7 @@ def run_rank(
     from litmus.tracking import Run
 
     end_with_parent()
-    config = load_config([folder / CONFIG])
+    config = load_recorded(folder / CONFIG)
     tracked = None
     if place.rank == 0:
         tracked = Run.take_over(folder, send="off" if config.tracking.offline else "process")
@@ -213,7 +213,7 @@ def _fit_among_others(place: Place, choose: Callable[[], Choice], signals: Signa
         _tell_all(store, place, {"code": 2 if isinstance(error, Refused) else 1})
         raise
     folder, beginning = opened.tracked.dir, beginning_of(opened)
-    recorded = load_config([folder / CONFIG])  # secrets are masked in it
+    recorded = load_recorded(folder / CONFIG)  # secrets are masked in it
     _tell_all(store, place, {"folder": str(folder), "config": to_dict(recorded), "beginning": beginning})
     _train_at(opened.config, folder, place, opened.tracked, beginning, signals, say, store=store)
     return 0

@@ -28,7 +28,7 @@ from litmus.comparison import (
     outside,
     rows_in_order,
 )
-from litmus.config import RunConfig, load_config, parse_config, to_dict
+from litmus.config import RunConfig, load_recorded, parse_config, to_dict
 from litmus.data.datamodule import SPLITS
 from litmus.errors import NonFinite, Problem, Refused, refuse
 from litmus.experiment import TRACE, Scope, check, make_data, quiet_libraries, start_tracking, train
@@ -224,7 +224,7 @@ def look_around(record: Record, *, home: str, uri: str | None, anywhere: bool = 
 
 def _config_here(stored: StoredRun, *, home: str, uri: str | None, anywhere: bool) -> RunConfig:
     """The record's config, its run kept in this home and as lean as it can be."""
-    plain = to_dict(load_config([stored.artifact("config.yaml")]))
+    plain = to_dict(load_recorded(stored.artifact("config.yaml")))
     plain["tracking"] |= {"home": home, "uri": uri, "experiment": stored.experiment, "system_metrics": False}
     plain |= {"insight": False}
     plain["train"]["profiler"] = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litmus.config import RunConfig, deciding, load_config
+from litmus.config import RunConfig, deciding, load_recorded
 from litmus.errors import Problem, Refused, refuse
 from litmus.tracking import code_digest, find_run, local_runs
 
@@ -139,7 +139,7 @@ def find_resumable(
         raise refuse(where, f"run {run.id8} has no directory on this machine, and the directory holds its checkpoints")
     if run.kind != "train":
         raise refuse(where, f"run {run.id8} is of kind {run.kind!r}: only trainings go on")
-    recorded = load_config([run.artifact("config.yaml")])
+    recorded = load_recorded(run.artifact("config.yaml"))
     config = config or recorded
     changes = differences(recorded, config)
     problems = [Problem(key, f"was {then!r} in run {run.id8}", now) for key, then, now in changes]
@@ -168,7 +168,7 @@ def newest_of(config: RunConfig, *, home: str) -> StoredRun | None:
         if run.kind != "train":
             continue
         try:
-            recorded = load_config([run.artifact("config.yaml")])
+            recorded = load_recorded(run.artifact("config.yaml"))
         except Refused:  # of another version, or killed before it was written
             continue
         if not differences(recorded, config) and recorded.run_name == config.run_name:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from litmus.config import RunConfig, load_config
+from litmus.config import RunConfig, load_recorded
 from litmus.data.preprocessing import Preprocessing
 from litmus.errors import refuse
 from litmus.experiment import make_network
@@ -32,7 +32,7 @@ def load_trained(run: StoredRun) -> Trained:
     Raises:
         Refused: the run kept no weights, or they are damaged, or another network's.
     """
-    config = load_config([run.artifact("config.yaml")])
+    config = load_recorded(run.artifact("config.yaml"))
     weights = run.artifact(FILE)
     tensors, preprocessing = read_weights(weights)
     if preprocessing is None:

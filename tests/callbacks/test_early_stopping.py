@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from litmus.callbacks import GL, PQ, UP, EarlyStopping, LastCheckpoint, Patience, build_criterion
-from litmus.callbacks.early_stopping import CRITERIA, generalisation_loss, training_progress
+from litmus.criteria import CRITERIA, generalisation_loss, training_progress
 
 
 def stops_at(criterion, val_losses, train_losses=None):

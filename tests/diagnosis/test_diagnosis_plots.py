@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litmus.diagnosis import plots, style, suggest_lr
+from litmus.diagnosis import diagnose_errors, diagnose_seeds, plots, style, suggest_lr
 
 
 def pixels(path):
@@ -305,3 +305,64 @@ print([name for name in ("matplotlib.pyplot", "torch", "tkinter") if name in sys
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def blended(color, alpha=0.55):
+    """A bar's colour over white, and over the grey of the tolerance."""
+    return [
+        np.round(255 * (alpha * style.rgb(color) + (1 - alpha) * style.rgb(under)))
+        for under in ("#ffffff", style.FAINT)
+    ]
+
+
+def columns_of(path, color):
+    found = [where(path, one) for one in blended(color)]
+    return np.concatenate([columns for _, columns in found])
+
+
+def test_the_ladder_draws_each_gap_at_its_length_in_the_colour_of_its_status(tmp_path):
+    found = diagnose_errors(0.1, 0.3, 2000, 2000, target_err=0.05)
+    path = plots.diagnosis(found, tmp_path / "a.png", test=(610, 2000))
+    columns = columns_of(path, style.RED)
+    columns = columns[columns < 160 * 5.3]  # the rest is writing
+    top = 1.08 * max(found.val_interval.high, 0.3, 0.327)  # the test error's interval ends there
+    left, width = 160 * 0.95, 160 * 4.35
+    spread = columns.max() - columns.min()
+    assert columns.min() == pytest.approx(left + width * 0.05 / top, abs=4)
+    assert spread == pytest.approx(width * 0.25 / top, rel=0.04)  # from the target to the validation error
+    calm = plots.diagnosis(diagnose_errors(0.001, 0.002, 5000, 5000), tmp_path / "b.png")
+    assert len(columns_of(calm, style.RED)) < 20
+    assert len(columns_of(calm, style.BLUE)) > 100
+    torn = plots.diagnosis(diagnose_errors(0.0, 0.03, 300, 300), tmp_path / "c.png")
+    assert len(columns_of(torn, style.ORANGE)) > 100
+
+
+def test_the_ladder_has_a_rung_for_each_error_and_a_line_for_each_move(tmp_path):
+    def height(found, **options):
+        return pixels(plots.diagnosis(found, tmp_path / "x.png", **options)).shape[0]
+
+    calm = diagnose_errors(0.001, 0.002, 5000, 5000)
+    dev = diagnose_errors(0.001, 0.002, 5000, 5000, train_dev_err=0.0015, num_train_dev=5000)
+    rung = 0.42 * 160
+    assert height(calm, test=(1, 100)) - height(calm) == pytest.approx(rung, abs=2)
+    assert height(dev) - height(calm) == pytest.approx(rung, abs=2)
+    biased = diagnose_errors(0.4, 0.4, 5000, 5000)
+    assert height(biased, moves=1) - height(biased, moves=0) == pytest.approx(0.51 * 160, abs=2)
+    assert height(biased, moves=3) - height(biased, moves=1) == pytest.approx(2 * 0.21 * 160, abs=2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        diagnose_errors(0.0, 0.0, 1, 1),
+        diagnose_errors(1.0, 1.0, 10, 10),
+        diagnose_errors(0.9, 0.1, 1000, 1000),
+        diagnose_errors(0.2, 0.3, 100, 100, target_err=0.9),
+        diagnose_seeds([(0.1, 0.2), (0.2, 0.4)], 100, 100),
+        diagnose_errors(0.3, 0.9, 500, 500, config={"model.name": "mlp", "model.depth": 9, "model.width": 8 * [4096]}),
+    ],
+)
+def test_the_ladder_stands_in_ugly_cases(found, tmp_path):
+    path = plots.diagnosis(found, tmp_path / "ugly.png", test=(1, 1))
+    assert pixels(path).shape[1] == round(8.6 * 160)
+    assert len(where(path, style.INK)[0]) > 500

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import lightning as L
 
 from litmus.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
-from litmus.callbacks.early_stopping import GL, PQ, UP, Criterion, EarlyStopping, Patience, build_criterion
+from litmus.callbacks.early_stopping import EarlyStopping
 from litmus.callbacks.ema import EMA
 from litmus.callbacks.exact import ExactResume
 from litmus.callbacks.features import CacheFeatures
@@ -19,6 +19,7 @@ from litmus.callbacks.progress import EpochTable
 from litmus.callbacks.pruning import Pruning
 from litmus.callbacks.trace import Trace
 from litmus.callbacks.validate_at_end import ValidateAtEnd
+from litmus.criteria import GL, PQ, UP, Criterion, Patience, build_criterion
 
 __all__ = [
     "BATCH_HOOKS",

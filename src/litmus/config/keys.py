@@ -26,6 +26,8 @@ NOT_SEARCHED = {
         "decides where the images are found, not what a run comes to",
     ),
     **dict.fromkeys(("data.workers", "data.stream_above_gb", "data.eval_batch_size"), "changes the speed alone"),
+    "data.target_err": "decides how gaps are judged, not what a run comes to",
+    "data.train_dev_fraction": "decides which images train: their errors could not be compared",
     "data.train_eval_size": "decides which images are measured: trials are compared on the same",
     **dict.fromkeys(
         ("train.accelerator", "train.devices", "train.nodes", "train.strategy", "train.timeout_sec"),

@@ -27,8 +27,41 @@ def load_config(sources: Sequence[str | Path] = (), overrides: Sequence[str] = (
     return parse_config(merge(sources, overrides), source=", ".join(map(str, sources)) or "config")
 
 
-def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain nested dictionary that files and overrides make together, interpolations resolved."""
+def load_recorded(path: str | Path) -> RunConfig:
+    """The config that a run recorded, by an earlier version too: keys that have moved since are read where they stood.
+
+    Raises:
+        Refused: as ``load_config``.
+    """
+    return parse_config(merge([path], recorded=True), source=str(path))
+
+
+MOVED = {"diagnosis.target_err": "data.target_err"}
+"""Key as it was once called -> its name now. Only a run's record may hold the old one; typed, it is refused."""
+
+
+def is_record(path: Path) -> bool:
+    """Whether this file is the ``config.yaml`` of a run directory."""
+    return path.name == "config.yaml" and (path.absolute().parent.parent / "spool.sqlite").is_file()
+
+
+def _as_named_now(part: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    for then, now in MOVED.items():
+        section, _, key = then.partition(".")
+        if section in part and hasattr(part[section], "keys") and key in part[section]:
+            if OmegaConf.select(part, now) is None:
+                OmegaConf.update(part, now, part[section][key])
+            del part[section][key]
+    return part
+
+
+def merge(sources: Sequence[str | Path], overrides: Sequence[str] = (), *, recorded: bool = False) -> dict[str, Any]:
+    """The plain nested dictionary that files and overrides make together, interpolations resolved.
+
+    ``recorded``: the files are records of runs, see ``load_recorded``.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -36,7 +69,8 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
     parts, typed = [], []
     for source in sources:
         try:
-            parts.append(read_yaml(Path(source)))
+            part = read_yaml(Path(source))
+            parts.append(_as_named_now(part) if recorded or is_record(Path(source)) else part)
         except Refused as refused:
             problems += refused.problems
     for override in overrides:
@@ -62,6 +96,15 @@ def merge(sources: Sequence[str | Path], overrides: Sequence[str] = ()) -> dict[
             getattr(error, "full_key", None) or "config", str(error).splitlines()[0], source="config"
         ) from error
     return dict(merged)  # type: ignore[arg-type]  # each part was a mapping
+
+
+def merge_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``a.b=c`` overrides over a nested dictionary, as over a file that holds it."""
+    from omegaconf import OmegaConf
+
+    whole, typed = OmegaConf.create(dict(plain)), OmegaConf.from_dotlist(list(overrides))
+    leave_old_members(whole, typed)
+    return dict(OmegaConf.to_container(OmegaConf.merge(whole, typed), resolve=True))  # type: ignore[arg-type]
 
 
 def refuse_growth(plain: Any) -> None:
@@ -241,7 +284,7 @@ _BESIDE_THE_NUMBERS = (
     "name",
     *("tracking", "insight", "diagnosis", "watch"),
     *("data.root", "data.path", "data.val_path", "data.test_path", "data.download"),
-    *("data.workers", "data.stream_above_gb"),
+    *("data.workers", "data.stream_above_gb", "data.target_err"),
     *("train.accelerator", "train.log_every", "train.profiler", "train.trace_steps"),
     *("checkpoint.every_steps", "checkpoint.every_sec"),
 )

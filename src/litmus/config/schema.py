@@ -163,6 +163,8 @@ class DataSection(Section):
     """Convert the images to grey (1) or RGB (3); default: as they are."""
     classes: Annotated[tuple[str | int, ...], BeforeValidator(as_tuple), Field(min_length=2)] | None = None
     """Keep the images of these classes only, by name or number; they become classes 0, 1, ... in this order."""
+    target_err: float = Field(0.0, ge=0, lt=1)
+    """Error that one could hope for on these images (Bayes or human level): avoidable bias is counted from here."""
 
 
 class DigitsConfig(DataSection):
@@ -198,6 +200,9 @@ class TorchvisionConfig(DataSection):
     """Processes that decode, when the images are streamed."""
     stream_above_gb: float = Field(8.0, ge=0)
     """Decode while training when the decoded images would be larger than this."""
+    train_dev_fraction: float = Field(0.0, ge=0, lt=1)
+    """Part of the training images held out and evaluated at the end, where the set has validation images of its own:
+    tells variance (train-dev above training error) from data mismatch (validation above train-dev error)."""
 
 
 class ImageFolderConfig(DataSection):
@@ -213,6 +218,9 @@ class ImageFolderConfig(DataSection):
     test_fraction: float = Field(0.2, gt=0, lt=1)
     workers: int = Field(0, ge=0, le=64)
     stream_above_gb: float = Field(8.0, ge=0)
+    train_dev_fraction: float = Field(0.0, ge=0, lt=1)
+    """Part of ``path`` held out and evaluated at the end, where validation images have a folder of their own: tells
+    variance (train-dev above training error) from data mismatch (validation above train-dev error)."""
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -660,8 +668,6 @@ def _watched(value: Any) -> Any:
 
 
 class DiagnosisConfig(Section):
-    target_err: float = Field(0.0, ge=0, lt=1)
-    """Error that one could hope for (Bayes or human level): avoidable bias is counted from here."""
     tolerance: float = Field(0.02, gt=0, lt=1)
     """A gap below this is small."""
 
@@ -860,6 +866,10 @@ def cross_check(config: RunConfig) -> list[Problem]:
         )
     if config.data.val_fraction == 0 and getattr(config.data, "val_path", None) is None:
         found.append(Problem("data.val_fraction", "must be > 0: without validation there is no diagnosis", 0.0))
+    train_dev = getattr(config.data, "train_dev_fraction", 0.0)
+    if train_dev and isinstance(config.data, ImageFolderConfig) and config.data.val_path is None:
+        says = "only acts with data.val_path: validation images cut from data.path are of its kind"
+        found.append(Problem("data.train_dev_fraction", says, train_dev))
     return found
 
 

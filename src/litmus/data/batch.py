@@ -33,6 +33,9 @@ class DataInfo:
         image_size: (H, W) in pixels, after any resizing.
         num_train: training images in use, after ``num_train`` cut them.
         num_train_eval: training images that are also evaluated, seen as validation sees them.
+        num_train_dev: images like the training images, held out beside a validation set of another source.
+        num_available: training images that there are, before ``num_train`` cut them.
+        val_is_cut: whether validation images are a part of the training set, not a set of their own.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
         digest: 32 hexadecimal digits over every pixel and label of every set.
@@ -54,3 +57,6 @@ class DataInfo:
     digest: str
     split_digest: str
     source: str
+    num_train_dev: int = 0
+    num_available: int = 0
+    val_is_cut: bool = True

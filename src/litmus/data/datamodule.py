@@ -25,6 +25,8 @@ from litmus.data.splits import make_splits, part_of, stratified_order
 from litmus.errors import refuse
 
 SPLITS = ("train", "val", "train_eval", "test")
+TRAIN_DEV = "train_dev"
+"""The split that only some data have, see ``train_dev_fraction``."""
 _ONLY_FOR: dict[str, dict[str, Any]] = {
     "image_folder": {"path": None, "val_path": None, "test_path": None},
     "synthetic": {"num_images": 2000, "num_classes": 10},
@@ -72,6 +74,7 @@ class ImageDataModule(L.LightningDataModule):
         mean, std: per channel, for pixels in [0, 1]; default: the set's.
         drop_last: leave out an incomplete last training batch.
         val_fraction: of the training images, where there is no validation set (``test_fraction`` alike).
+        train_dev_fraction: of the training images, held out where there *is* a validation set: the split ``train_dev``.
         num_train: train on this many images: a stratified subset, each inside the next larger.
         parts: cut the training images into so many disjoint, stratified parts of equal size, and train on one.
         part: which of ``parts``, from 0.
@@ -113,6 +116,7 @@ class ImageDataModule(L.LightningDataModule):
         drop_last: bool = False,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
+        train_dev_fraction: float = 0.0,
         num_train: int | None = None,
         parts: int | None = None,
         part: int = 0,
@@ -147,6 +151,7 @@ class ImageDataModule(L.LightningDataModule):
         self.classes, self.mean, self.std = classes, mean, std
         self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.train_dev_fraction = train_dev_fraction
         self.num_train, self.train_eval_size = num_train, train_eval_size
         self.part, self.draw_seed = None if parts is None else (part, parts), draw_seed
         self.shuffle, self.workers, self.seed, self.channels_last = shuffle, workers, seed, channels_last
@@ -155,7 +160,7 @@ class ImageDataModule(L.LightningDataModule):
         self._sets: dict[str, ImageSet] = {}
         self._indices: dict[str, Tensor] = {}
         self._position = (0, 0)  # (epoch, batches): where a resumed training goes on
-        self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in SPLITS}
+        self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in (*SPLITS, TRAIN_DEV)}
         self._training: IndexBatches | None = None
         self.batch_weight = 1.0
 
@@ -184,12 +189,16 @@ class ImageDataModule(L.LightningDataModule):
         if self.classes is not None:
             class_names = keep_classes(sets, class_names, self.classes)
             digests += class_names
+        if self.train_dev_fraction and found.val is None:
+            says = f"only acts where validation images are a set of their own, and {self.request.name} has none"
+            raise refuse("data.train_dev_fraction", says, self.train_dev_fraction)
         kept = {split: (images.labels >= 0).nonzero().flatten() for split, images in sets.items()}
         splits = make_splits(
             found.train.labels[kept["train"]].numpy(),
             split_seed=self.split_seed,
             val_fraction=self.val_fraction if found.val is None else None,
             test_fraction=self.test_fraction if found.test is None else None,
+            train_dev_fraction=self.train_dev_fraction or None,
         )
         whole_train = kept["train"][torch.from_numpy(splits.train)]
         own = self._drawn(whole_train, found.train.labels[whole_train].numpy(), len(class_names))
@@ -201,12 +210,15 @@ class ImageDataModule(L.LightningDataModule):
             "val": found.val or found.train,
             "test": found.test or found.train,
         }
-        self._indices = {
+        self._indices = {  # in the order of SPLITS, in which they are digested
             "train": train,
-            "train_eval": train[: self.train_eval_size].sort().values,
             "val": kept["val"] if found.val else kept["train"][torch.from_numpy(splits.val)],
+            "train_eval": train[: self.train_eval_size].sort().values,
             "test": kept["test"] if found.test else kept["train"][torch.from_numpy(splits.test)],
         }
+        if self.train_dev_fraction:
+            self._sets[TRAIN_DEV] = found.train
+            self._indices[TRAIN_DEV] = kept["train"][torch.from_numpy(splits.train_dev)]
         if found.unique:
             check_unique(self._sets, {**self._indices, "train": whole_train})
         mean, std = self._moments(found, whole_train)
@@ -224,8 +236,11 @@ class ImageDataModule(L.LightningDataModule):
             mean=mean,
             std=std,
             digest=digest_of(digests),
-            split_digest=digest_of(self._indices[split].numpy() for split in SPLITS),
+            split_digest=digest_of(indices.numpy() for indices in self._indices.values()),
             source=found.where,
+            num_train_dev=len(self._indices.get(TRAIN_DEV, ())),
+            num_available=len(whole_train),
+            val_is_cut=found.val is None,
         )
 
     def _drawn(self, train: Tensor, labels: Any, num_classes: int) -> Tensor:
@@ -252,8 +267,8 @@ class ImageDataModule(L.LightningDataModule):
     def indices(self, split: str) -> Tensor:
         """(n,) int64: positions of the split's images in their set. Every prefix of ``train`` is stratified."""
         self.prepare()
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
+        if split not in self._indices:
+            raise ValueError(f"split is {split!r}, must be one of {', '.join(self._indices)}")
         return self._indices[split]
 
     def images(self, split: str) -> ImageSet:
@@ -388,7 +403,7 @@ def _check_arguments(given: dict[str, Any]) -> None:
     for name, least in {**at_least, "num_classes": 2, "stream_above_gb": 0}.items():
         if given[name] < least:
             raise ValueError(f"{name} is {given[name]!r}, must be at least {least}")
-    for name in ("val_fraction", "test_fraction"):
+    for name in ("val_fraction", "test_fraction", "train_dev_fraction"):
         if not 0 <= given[name] < 1:
             raise ValueError(f"{name} is {given[name]!r}, must be in [0, 1)")
     if given["num_train"] is not None and given["num_train"] < 1:

@@ -20,28 +20,34 @@ class Splits:
 
     ``train`` is ordered so that each prefix of it is stratified: ``train[:n]`` for growing n are the
     nested training sets of a learning curve. The others ascend. ``val`` and ``test`` are empty when they
-    are sets of their own.
+    are sets of their own, ``train_dev`` unless it was asked for.
     """
 
     train: Indices
     val: Indices
     test: Indices
+    train_dev: Indices
 
 
 def make_splits(
-    labels: NDArray[Any], *, split_seed: int, val_fraction: float | None, test_fraction: float | None
+    labels: NDArray[Any],
+    *,
+    split_seed: int,
+    val_fraction: float | None,
+    test_fraction: float | None,
+    train_dev_fraction: float | None = None,
 ) -> Splits:
-    """Cut a test and a validation split out of one labelled set; the rest trains.
+    """Cut a test, a validation and a train-dev split out of one labelled set; the rest trains.
 
     Stratified, and one image of each class always stays in training, however few there are. Fractions
-    are of the whole set; ``None`` where the split is a set of its own. The test split does not depend
-    on ``val_fraction``.
+    are of the whole set; ``None`` where the split is a set of its own, or not wanted. The test split does
+    not depend on ``val_fraction``, and neither of the two on ``train_dev_fraction``.
 
     Raises:
         Refused: a split would be empty, or the two leave nothing to train on.
     """
     num, num_classes = len(labels), len(np.unique(labels))
-    wanted = {"val": val_fraction, "test": test_fraction}
+    wanted = {"val": val_fraction, "test": test_fraction, "train_dev": train_dev_fraction}
     sizes = {split: 0 if fraction is None else round(num * fraction) for split, fraction in wanted.items()}
     for split, fraction in wanted.items():
         if fraction is not None and sizes[split] == 0:
@@ -51,18 +57,19 @@ def make_splits(
         says = (
             f"{asked} take {sum(sizes.values())} of {num} images; each of {num_classes} classes needs one to train on"
         )
-        raise refuse("data.val_fraction", says, val_fraction)
+        where = "data.val_fraction" if val_fraction is not None else "data.train_dev_fraction"
+        raise refuse(where, says, wanted[where.removeprefix("data.").removesuffix("_fraction")])
 
     shuffled = permutation(num, "stay", split_seed)
     _, first_of_class = np.unique(labels[shuffled], return_index=True)
     cuttable = np.setdiff1d(shuffled, shuffled[first_of_class])
     taken: dict[str, Indices] = {}
-    for split in ("test", "val"):
+    for split in ("test", "val", "train_dev"):
         order = stratified_order(labels[cuttable], split, split_seed)
         taken[split] = np.sort(cuttable[order[: sizes[split]]])
         cuttable = np.setdiff1d(cuttable, taken[split])
     left = np.setdiff1d(shuffled, np.concatenate(list(taken.values())))
-    return Splits(train=left[stratified_order(labels[left], "train", split_seed)], val=taken["val"], test=taken["test"])
+    return Splits(train=left[stratified_order(labels[left], "train", split_seed)], **taken)
 
 
 def part_of(labels: NDArray[Any], part: int, parts: int, seed: int) -> Indices:

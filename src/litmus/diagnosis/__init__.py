@@ -36,13 +36,14 @@ from litmus.diagnosis.gaps import (
     Gaps,
     Interval,
     diagnose_errors,
+    diagnose_seeds,
     error_gaps,
     newcombe,
-    next_moves,
     wilson,
 )
 from litmus.diagnosis.losses import TopLoss, top_losses
 from litmus.diagnosis.lr_range import Suggestion, suggest_lr
+from litmus.diagnosis.moves import Move, next_moves
 from litmus.diagnosis.power_law import HeldOut, Needed, NoFit, PowerLaw, check_held_out, fit_power_law
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Gaps",
     "HeldOut",
     "Interval",
+    "Move",
     "Needed",
     "NoFit",
     "Peak",
@@ -82,6 +84,7 @@ __all__ = [
     "decompose_squared",
     "decompose_zero_one",
     "diagnose_errors",
+    "diagnose_seeds",
     "embed",
     "error_gaps",
     "fit_power_law",

@@ -18,8 +18,8 @@ from litmus.diagnosis.gaps import (
     diagnose_errors,
     held_against,
     newcombe,
-    next_moves,
     wilson,
+    with_moves,
 )
 from litmus.diagnosis.power_law import HeldOut, NoFit, PowerLaw, check_held_out, checked_curve, fit_power_law
 
@@ -249,8 +249,8 @@ def _diagnose(
     )  # fmt: skip
     bias, bias_note = _widened("bias", found.bias, train, tolerance, level, lowest=0.0)
     gap, gap_note = _widened("variance", found.gap, val - train, tolerance, level, lowest=-1.0)
-    moves = next_moves(bias=bias.status == "high", variance=gap.status == "high", **facts)
-    return replace(found, bias=bias, gap=gap, moves=tuple(moves)), [note for note in (bias_note, gap_note) if note]
+    found = with_moves(replace(found, bias=bias, gap=gap), num_train=size, **facts)
+    return found, [note for note in (bias_note, gap_note) if note]
 
 
 def _widened(

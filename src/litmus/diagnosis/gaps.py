@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
+
+from litmus.diagnosis.moves import next_moves
 
 Status = Literal["high", "low", "undecided"]
 
@@ -85,11 +87,17 @@ class Gap:
     status: Status
     more_images: int | None = 0
     """How many more images, in each split that was sampled, would decide if the rates stayed; None: no number would."""
+    more_seeds: int | None = 0
+    """The same of training seeds, where there are several."""
+
+
+GAPS = {"bias": "avoidable bias", "variance": "variance", "mismatch": "data mismatch"}
+"""What each gap is called in sentences."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What ``diagnose_errors`` found."""
+    """What ``diagnose_errors`` or ``diagnose_seeds`` found."""
 
     target_err: float
     train_err: float
@@ -98,56 +106,98 @@ class Diagnosis:
     level: float
     bias: Gap
     gap: Gap
+    """Variance: validation error above training error; with a train-dev split, the error there above training error."""
     train_is_exact: bool
     """Whether ``train_err`` is over all training images."""
     notes: tuple[str, ...] = ()
     """What makes the numbers themselves doubtful, a sentence each."""
     moves: tuple[str, ...] = ()
-    """What to change next, in order; empty when nothing is high."""
+    """What to change next, in order, each as overrides behind ``litmus fit CONFIG`` or as advice; empty when nothing is
+    high."""
+    reasons: tuple[str, ...] = ()
+    """Of each move."""
+    ready: tuple[bool, ...] = ()
+    """Whether each move is made of overrides."""
+    train_dev_err: float | None = None
+    mismatch: Gap | None = None
+    """Validation error above train-dev error; None without such a split."""
+    num_seeds: int = 1
+    train_interval: Interval | None = None
+    val_interval: Interval | None = None
+    train_dev_interval: Interval | None = None
 
     @property
     def verdict(self) -> str:
         """``high bias``, ``high variance``, ``high bias, high variance``, ``low bias, low variance`` or ``undecided``.
 
         What is high is named even when the other gap is undecided; *low* takes two decisions, and so the absence of
-        one, with nothing high, is ``undecided``.
+        one, with nothing high, is ``undecided``. With a train-dev split, ``high mismatch`` may stand in the list.
         """
-        high = [f"high {name}" for name, gap in self._named() if gap.status == "high"]
+        high = [f"high {name}" for name, gap in self.gaps.items() if gap.status == "high"]
         if high:
             return ", ".join(high)
-        undecided = any(gap.status == "undecided" for _, gap in self._named())
-        return "undecided" if undecided else "low bias, low variance"
+        undecided = any(gap.status == "undecided" for gap in self.gaps.values())
+        return "undecided" if undecided else ", ".join(f"low {name}" for name in self.gaps)
+
+    @property
+    def gaps(self) -> dict[str, Gap]:
+        """By name, in the order in which they are treated."""
+        return {"bias": self.bias, "variance": self.gap, **({"mismatch": self.mismatch} if self.mismatch else {})}
+
+    @property
+    def dominant_gap(self) -> str:
+        """The largest gap by its value, ``bias``, ``variance`` or ``mismatch``; ``none`` where all are low.
+
+        It says where most of the error lies. What to treat first is another question: the recipe begins with bias.
+        """
+        if all(gap.status == "low" for gap in self.gaps.values()):
+            return "none"
+        return max(self.gaps, key=lambda name: self.gaps[name].value)
 
     @property
     def sentence(self) -> str:
         """The verdict, the numbers behind it and the next moves, in one line."""
+        return "; ".join([self.finding, *([f"next: {', '.join(self.moves)}"] if self.moves else [])])
+
+    @property
+    def finding(self) -> str:
+        """The verdict and the numbers behind it, without the moves."""
         bias = f"target {_rate(self.target_err)}, avoidable bias {self._with_interval(self.bias)}"
-        gap = f"gap {self._with_interval(self.gap)}"
         show_bias = self.bias.status != "low" or self.target_err > 0
-        parts = [
-            f"{self.verdict}: train {_rate(self.train_err)}{f' ({bias})' if show_bias else ''}, "
-            f"val {_rate(self.val_err)} ({gap})"
-        ]
-        for name, found in self._named():
+        errors = [f"train {_rate(self.train_err)}{f' ({bias})' if show_bias else ''}"]
+        if self.train_dev_err is not None and self.mismatch is not None:
+            errors.append(f"train-dev {_rate(self.train_dev_err)} (gap {self._with_interval(self.gap)})")
+            errors.append(f"val {_rate(self.val_err)} (mismatch {self._with_interval(self.mismatch)})")
+        else:
+            errors.append(f"val {_rate(self.val_err)} (gap {self._with_interval(self.gap)})")
+        over = f" over {self.num_seeds} seeds" if self.num_seeds > 1 else ""
+        parts = [f"{self.verdict}{over}: {', '.join(errors)}"]
+        sizes = sorted(gap.value for gap in self.gaps.values())
+        if self.dominant_gap != "none" and self.verdict.count("high") != 1 and sizes[-1] - sizes[-2] > 5e-4:
+            parts.append(f"the larger gap is {GAPS[self.dominant_gap]}")
+        for name, found in self.gaps.items():
             if found.status == "undecided":
-                where = "train_eval" if name == "bias" else "val" if self.train_is_exact else "val and train_eval each"
-                parts.append(
-                    f"{name} undecided at tolerance {_rate(self.tolerance)}, "
-                    + ("however many images" if found.more_images is None else "")
-                    + (f"about {found.more_images:,} more images in {where} would decide" if found.more_images else "")
-                )
-        if self.moves:
-            parts.append(f"next: {', '.join(self.moves)}")
+                parts.append(f"{name} undecided at tolerance {_rate(self.tolerance)}, {self._to_decide(name, found)}")
         return "; ".join(parts)
+
+    def _to_decide(self, name: str, gap: Gap) -> str:
+        split = "train_dev" if name == "variance" and self.mismatch else "val"
+        beside = "train_dev" if name == "mismatch" else "" if self.train_is_exact else "train_eval"
+        where = "train_eval" if name == "bias" else f"{split} and {beside} each" if beside else split
+        ways = []
+        if gap.more_images:
+            ways.append(f"about {gap.more_images:,} more images in {where}")
+        if gap.more_seeds:
+            ways.append(f"about {gap.more_seeds:,} more seed{'s' * (gap.more_seeds > 1)}")
+        if ways:
+            return f"{' or '.join(ways)} would decide"
+        return "however many images" + (" or seeds alone" if self.num_seeds > 1 else "")
 
     def _with_interval(self, gap: Gap) -> str:
         low, high = gap.interval
         if low < high:
             return f"{_rate(gap.value)}, {100 * self.level:.4g}% {_rate(low)}..{_rate(high)}"
         return f"{_rate(gap.value)}{', exact' if self.train_is_exact else ''}"
-
-    def _named(self) -> tuple[tuple[str, Gap], tuple[str, Gap]]:
-        return ("bias", self.bias), ("variance", self.gap)
 
 
 def diagnose_errors(
@@ -160,9 +210,11 @@ def diagnose_errors(
     *,
     level: float = 0.95,
     train_population: int | None = None,
+    train_dev_err: float | None = None,
+    num_train_dev: int | None = None,
     **facts: Any,
 ) -> Diagnosis:
-    """Say whether a run suffers from bias or from variance, and what to try next.
+    """Say whether a run suffers from bias or from variance, and what to try next (Ng 2018, ch. 20-27, 40-41).
 
     A gap is *high* when its interval lies above ``tolerance``, *low* when it lies at or below, else *undecided*.
 
@@ -176,112 +228,186 @@ def diagnose_errors(
         level: coverage of the intervals.
         train_population: how many training images there are; when ``num_train`` is all of them, ``train_err`` is
             exact. Default: unknown, ``train_err`` counts as sampled.
-        **facts: what the run already does, for ``next_moves``.
+        train_dev_err: error rate on images like the training images that were held out from training, where validation
+            images come from elsewhere: variance is then read up to here, and what is above is data mismatch.
+        num_train_dev: images behind ``train_dev_err``.
+        **facts: what the run already does, for ``next_moves``; without any, a run of Litmus's defaults is meant.
 
     Raises:
         ValueError: on rates outside [0, 1] and counts that cannot be.
     """
     gaps = error_gaps(target_err=target_err, train_err=train_err, val_err=val_err)
-    if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must lie in (0, 1), is {tolerance}")
-    z, n_val = _z(level), _effective(num_val, None)
-    n_train = _effective(num_train, train_population)
+    _check_tolerance(tolerance)
+    if (train_dev_err is None) != (num_train_dev is None):
+        raise ValueError(f"train_dev_err = {train_dev_err} and num_train_dev = {num_train_dev} go together")
+    z = _z(level)
+    n_train, n_val = _effective(num_train, train_population), _effective(num_val, None)
+
+    def train(more: int) -> Interval:
+        return _score(train_err, _more(n_train, num_train, train_population, more), z)
+
+    def val(more: int) -> Interval:
+        return _score(val_err, n_val + more, z)
 
     def bias_interval(more: int) -> Interval:
-        low, high = _score(train_err, _more(n_train, num_train, train_population, more), z)
+        low, high = train(more)
         return Interval(max(0.0, low - target_err), max(0.0, high - target_err))
 
-    def gap_interval(more: int) -> Interval:
-        train = _score(train_err, _more(n_train, num_train, train_population, more), z)
-        return _difference(val_err, _score(val_err, n_val + more, z), train_err, train)
-
     bias = _decided(tolerance, gaps.avoidable_bias, bias_interval)
-    gap = _decided(tolerance, gaps.generalisation_gap, gap_interval)
-    notes = []
+    mismatch, dev_interval = None, None
+    if train_dev_err is None or num_train_dev is None:
+        variance = _decided(
+            tolerance, gaps.generalisation_gap, lambda more: _difference(val_err, val(more), train_err, train(more))
+        )
+    else:
+        dev, n_dev = float(train_dev_err), _effective(num_train_dev, None)
+        _check_rate("train_dev_err", dev)
+
+        def held_out(more: int) -> Interval:
+            return _score(dev, n_dev + more, z)
+
+        dev_interval = held_out(0)
+        variance = _decided(
+            tolerance, dev - train_err, lambda more: _difference(dev, held_out(more), train_err, train(more))
+        )
+        mismatch = _decided(tolerance, val_err - dev, lambda more: _difference(val_err, val(more), dev, held_out(more)))
+    found = Diagnosis(
+        target_err,
+        train_err,
+        val_err,
+        tolerance,
+        level,
+        bias,
+        variance,
+        math.isinf(n_train),
+        notes=tuple(_notes(target_err, train_err, val_err, train(0), val(0), mismatch)),
+        train_dev_err=train_dev_err,
+        mismatch=mismatch,
+        train_interval=train(0),
+        val_interval=val(0),
+        train_dev_interval=dev_interval,
+    )
+    more = bias.more_images if train_population is not None and bias.status == "undecided" else None
+    seen_more = num_train + more if more else None
+    return with_moves(found, num_train=train_population or num_train, seen_more=seen_more, **facts)
+
+
+def diagnose_seeds(
+    errors: Sequence[tuple[float, float]],
+    num_train: int,
+    num_val: int,
+    target_err: float = 0.0,
+    tolerance: float = 0.02,
+    *,
+    level: float = 0.95,
+    train_population: int | None = None,
+    **facts: Any,
+) -> Diagnosis:
+    """``diagnose_errors`` over several trainings that differ in their seed alone, on the same images.
+
+    The rates are means over seeds. Their interval has two parts, added as squares: Student's t over the seeds, which
+    differ in initialisation and order, and that of the images, which all seeds share and which no number of seeds
+    makes smaller. The second takes each image's error as decided anew, as for one run: where the seeds disagree about
+    an image, it is somewhat too wide.
+
+    Args:
+        errors: ``(train_err, val_err)`` of each seed, two or more.
+        num_train, num_val: images behind each of them.
+
+    The others are those of ``diagnose_errors``.
+
+    Raises:
+        ValueError: fewer than two seeds, rates outside [0, 1], counts that cannot be.
+    """
+    if len(errors) < 2:
+        raise ValueError(f"{len(errors)} seed: two or more say how far seeds differ; one is diagnose_errors's")
+    for train_err, val_err in errors:
+        error_gaps(target_err=target_err, train_err=train_err, val_err=val_err)
+    _check_tolerance(tolerance)
+    z, seeds = _z(level), len(errors)
+    train_errs, val_errs = [one for one, _ in errors], [one for _, one in errors]
+    train_err, val_err = math.fsum(train_errs) / seeds, math.fsum(val_errs) / seeds
+    differences = [val - train for train, val in errors]
+    n_train, n_val = _effective(num_train, train_population), _effective(num_val, None)
+
+    def train(more: int) -> Interval:
+        return _score(train_err, _more(n_train, num_train, train_population, more), z)
+
+    def val(more: int) -> Interval:
+        return _score(val_err, n_val + more, z)
+
+    def bias_interval(images: int, more_seeds: int) -> Interval:
+        low, high = _widened(train_err, train(images), _t_half(train_errs, level, more_seeds))
+        return Interval(max(0.0, low - target_err), max(0.0, high - target_err))
+
+    def gap_interval(images: int, more_seeds: int) -> Interval:
+        sampled = _difference(val_err, val(images), train_err, train(images))
+        return _widened(val_err - train_err, sampled, _t_half(differences, level, more_seeds), low=-1.0)
+
+    bias_value = max(0.0, train_err - target_err)
+    found = Diagnosis(
+        target_err,
+        train_err,
+        val_err,
+        tolerance,
+        level,
+        _with_seeds(tolerance, bias_value, bias_interval),
+        _with_seeds(tolerance, val_err - train_err, gap_interval),
+        train_is_exact=False,
+        notes=tuple(_notes(target_err, train_err, val_err, train(0), val(0), None)),
+        num_seeds=seeds,
+        train_interval=_widened(train_err, train(0), _t_half(train_errs, level)),
+        val_interval=_widened(val_err, val(0), _t_half(val_errs, level)),
+    )
+    return with_moves(found, num_train=train_population or num_train, **facts)
+
+
+def with_moves(found: Diagnosis, **facts: Any) -> Diagnosis:
+    """The same with what to change next; ``facts`` as ``next_moves`` takes them."""
+    high = {name: gap.status == "high" for name, gap in found.gaps.items()}
+    moves = next_moves(bias=high["bias"], variance=high["variance"], mismatch=high.get("mismatch", False), **facts)
+    texts, reasons, ready = (tuple(column) for column in zip(*moves, strict=True)) if moves else ((), (), ())
+    return replace(found, moves=texts, reasons=reasons, ready=ready)
+
+
+def _notes(
+    target_err: float, train_err: float, val_err: float, train: Interval, val: Interval, mismatch: Gap | None
+) -> Iterator[str]:
     if target_err > train_err:
-        notes.append(
+        yield (
             f"target {_rate(target_err)} is above the training error {_rate(train_err)}: no bias is left to avoid, "
             f"and the target is not the best possible error"
         )
-    if gap.interval.high < 0:
-        notes.append(
+    if mismatch is None and _difference(val_err, val, train_err, train).high < 0:
+        yield (
             f"validation error {_rate(val_err)} is below training error {_rate(train_err)} by more than chance: the "
             f"splits differ, or train_err was not measured as validation is"
         )
-    moves = next_moves(bias=bias.status == "high", variance=gap.status == "high", **facts)
-    return Diagnosis(
-        target_err, train_err, val_err, tolerance, level, bias, gap, math.isinf(n_train), tuple(notes), tuple(moves)
+
+
+def _t_half(values: Sequence[float], level: float, more: int = 0) -> float:
+    """Half of Student's interval of the mean; with ``more`` values of the same spread, what it would be."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return float(stdtrit(n + more - 1, (1 + level) / 2)) * spread / math.sqrt(n + more)
+
+
+def _widened(value: float, around: Interval, half: float, low: float = 0.0) -> Interval:
+    return Interval(
+        max(low, value - math.hypot(value - around.low, half)), min(1.0, value + math.hypot(around.high - value, half))
     )
 
 
-def next_moves(
-    *,
-    bias: bool,
-    variance: bool,
-    model: str | None = None,
-    norm: str | None = None,
-    keep_prob: float | None = None,
-    l2_lambda: float | None = None,
-    augments: bool | None = None,
-    stops_early: bool | None = None,
-    stopped_early: bool | None = None,
-    data_limited: bool = False,
-    data_helps: bool = True,
-    unit: Literal["epochs", "steps"] = "epochs",
-    transferred: bool = False,
-    frozen: bool = False,
-) -> list[str]:
-    """What to change next, as config keys, in the course's order: bias first, then variance (Ng 2018, ch. 25 and 26).
-
-    Moves that the run has already made, or cannot make, are left out. What is None is unknown and counts as not done.
-
-    Args:
-        bias: whether avoidable bias is high.
-        variance: whether the generalisation gap is high.
-        model: ``model.name``.
-        norm: ``model.norm``.
-        keep_prob: ``model.keep_prob``; at 0.5 or below it is as low as it goes.
-        l2_lambda: ``optim.l2_lambda``; at 1000 or above it is as high as it goes.
-        augments: whether training images are augmented.
-        stops_early: whether an early-stopping criterion is set.
-        stopped_early: whether it ended this run: a longer training would then change nothing.
-        data_limited: whether ``data.num_train`` left training images out.
-        data_helps: False when a learning curve has shown that more data would gain next to nothing.
-        unit: what the training length is counted in.
-        transferred: whether it began with learnt weights, whose shapes a wider network would not have.
-        frozen: whether layers were held still to the end.
-    """
-    bigger = "a larger model.backbone" if model == "timm" else "model.width or model.depth up"
-    deep = {"plain": "residual", "mlp": "residual_mlp"}.get(model or "")
-    lighter = [
-        "optim.l2_lambda down" if l2_lambda else "",
-        "model.keep_prob up" if keep_prob is not None and keep_prob < 1 else "",
-        "weaker augment.*" if augments else "",
-    ]
-    against_bias = [
-        "fewer freeze.layers, or freeze.until an epoch" if frozen else "",
-        bigger if model == "timm" or not transferred else "",
-        f"model.name={deep}" if deep and not transferred else "",
-        f"train.{unit} up" if not stopped_early else "",
-        "optim.lr (see litmus lr)",
-        " or ".join(filter(None, lighter)),
-    ]
-    more_data = ("data.num_train up or " if data_limited else "more data or ") if data_helps else ""
-    against_variance = [
-        f"{more_data}{'stronger ' if augments else ''}augment.*",
-        "freeze.layers=body" if transferred and not frozen else "",
-        "optim.l2_lambda up" if (l2_lambda or 0) < 1000 else "",
-        "model.keep_prob down" if (keep_prob or 1) > 0.5 else "",
-        "early_stopping.name=gl" if stops_early is False else "",
-        "model.norm=batch" if norm == "none" else "",
-    ]
-    first = [move for move in against_bias if move] if bias else []
-    second = [move for move in against_variance if move] if variance else []
-    if first and second:
-        # Less regularisation against bias and more of it against variance cancel out: bias is treated by capacity.
-        first = [move for move in first if move != against_bias[-1]] or first
-        first[0], second[0] = f"first {first[0]}", f"then {second[0]}"
-    return first + second
+def _with_seeds(tolerance: float, value: float, interval_with: Callable[[int, int], Interval]) -> Gap:
+    """Undecided, it says how many images, or seeds, would decide by themselves."""
+    gap = _decided(tolerance, value, lambda images: interval_with(images, 0))
+    if gap.status != "undecided":
+        return gap
+    seeds = _decided(tolerance, value, lambda more: interval_with(0, more), most=10_000)
+    return replace(gap, more_seeds=seeds.more_images)
 
 
 def held_against(tolerance: float, interval: Interval) -> Status:
@@ -292,7 +418,7 @@ def held_against(tolerance: float, interval: Interval) -> Status:
     return "low" if interval.high <= tolerance + rounding else "undecided"
 
 
-def _decided(tolerance: float, value: float, interval_with: Callable[[int], Interval]) -> Gap:
+def _decided(tolerance: float, value: float, interval_with: Callable[[int], Interval], *, most: int = 2**40) -> Gap:
     interval = interval_with(0)
     gap = Gap(value, interval, held_against(tolerance, interval))
     if gap.status != "undecided":
@@ -301,13 +427,14 @@ def _decided(tolerance: float, value: float, interval_with: Callable[[int], Inte
     beyond = 1
     while held_against(tolerance, interval_with(beyond)) == "undecided":
         beyond *= 2
-        if beyond > 2**40:
+        if beyond > most:
             return replace(gap, more_images=None)
     below = beyond // 2
     while beyond - below > 1:
         middle = (below + beyond) // 2
-        still = held_against(tolerance, interval_with(middle)) == "undecided"
-        below, beyond = (middle, beyond) if still else (below, middle)
+        below, beyond = (
+            (middle, beyond) if held_against(tolerance, interval_with(middle)) == "undecided" else (below, middle)
+        )
     return replace(gap, more_images=beyond)
 
 
@@ -355,6 +482,11 @@ def _z(level: float) -> float:
 def _check_counts(errors: float, n: int) -> None:
     if n < 1 or not 0 <= errors <= n:
         raise ValueError(f"{errors} errors of {n} images cannot be")
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must lie in (0, 1), is {tolerance}")
 
 
 def _check_rate(name: str, rate: float) -> None:

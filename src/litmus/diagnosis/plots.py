@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from litmus.diagnosis import style
 from litmus.diagnosis.confusion import most_confused, per_class_err, pick_predictions
+from litmus.diagnosis.gaps import GAPS, Diagnosis, Gap, Interval, wilson
 from litmus.diagnosis.lr_range import Suggestion
 
 if TYPE_CHECKING:
@@ -561,3 +562,108 @@ def lr_range(
         beneath.append(f"config: {configured:.2g}")
     style.write_title(figure, title, "; ".join(beneath) + "\ndots: single steps; line: smoothed")
     return style.save(figure, path, svg=svg)
+
+
+STATUS = {"high": style.RED, "undecided": style.ORANGE, "low": style.BLUE}
+"""Colour of a gap by what it is held to be."""
+
+
+def diagnosis(
+    found: Diagnosis, path: str | Path, *, test: tuple[int, int] | None = None, moves: int = 4, svg: bool = False
+) -> Path:
+    """The errors as a ladder, each rung hung on the one before, with the gaps between them and what to do about these.
+
+    A bar is a gap, coloured by its status; the grey band is the tolerance, from the rung before; the line through a dot
+    is the interval of that error.
+
+    Args:
+        found: from ``diagnose_errors`` or ``diagnose_seeds``.
+        path: of the PNG.
+        test: ``(wrong, images)`` of the test set: a last rung without a bar, for it decides nothing.
+        moves: at most so many are written beneath.
+    """
+    rungs: list[tuple[str, float, Interval | None, Gap | None, str]] = [("target", found.target_err, None, None, "")]
+    rungs.append(("train", found.train_err, found.train_interval, found.bias, GAPS["bias"]))
+    if found.train_dev_err is not None and found.mismatch is not None:
+        rungs.append(("train-dev", found.train_dev_err, found.train_dev_interval, found.gap, GAPS["variance"]))
+        rungs.append(("validation", found.val_err, found.val_interval, found.mismatch, GAPS["mismatch"]))
+    else:
+        rungs.append(("validation", found.val_err, found.val_interval, found.gap, GAPS["variance"]))
+    if test is not None:
+        rungs.append(("test", test[0] / test[1], wilson(*test), None, ""))
+
+    lines = found.moves[:moves]
+    step, above, beneath = 0.42, 0.82, 0.55
+    tall = step * len(rungs)
+    height = above + tall + beneath + (0.3 + 0.21 * len(lines) if lines else 0) + 0.1
+    figure = style.new_figure(8.6, height)
+    axes = style.add_axes(figure, 0.95, above, 4.35, tall)
+    ends = [one.high for _, _, one, _, _ in rungs if one is not None]
+    top = 1.08 * max(0.02, *ends, *(level for _, level, *_ in rungs), found.target_err + 1.5 * found.tolerance)
+    axes.set(xlim=(0, min(top, 1.02)), ylim=(len(rungs) - 0.5, -0.5), yticks=[])
+    axes.grid(axis="x", color=style.FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    style.name_axes(axes, "error rate")
+
+    before = 0.0
+    for row, (name, level, around, gap, called) in enumerate(rungs):
+        _draw_rung(axes, row, name, level, around, before, gap, found.tolerance)
+        if gap is not None:
+            style.write(axes, 1.03, row - 0.17, f"{called} {gap.status}", color=STATUS[gap.status], weight="bold",
+                        va="center", size=8.5, transform=axes.get_yaxis_transform())  # fmt: skip
+            style.write(axes, 1.03, row + 0.2, _of_gap(gap, found.level), color=style.SOFT, va="center", size=8,
+                        transform=axes.get_yaxis_transform())  # fmt: skip
+        before = level
+    if lines:
+        width, whole = figure.get_size_inches()
+        y = above + tall + beneath + 0.12
+        style.write(figure, 0.2 / width, 1 - y / whole, "next moves", weight="bold", va="center")
+        texts = [style.fitted(f"{i}. {move}", 8.2, 8.5) for i, move in enumerate(lines, start=1)]
+        left = 0.4 + max((style.width_of(text, 8.5) for text in texts if len(text) < 50), default=0.0)
+        for text, why in zip(texts, found.reasons, strict=False):
+            y, right = y + 0.21, max(left, 0.35 + style.width_of(text, 8.5))
+            style.write(figure, 0.2 / width, 1 - y / whole, text, size=8.5, va="center")
+            if right < 6.5:
+                why = style.fitted(why, 8.5 - right, 8)
+                style.write(figure, right / width, 1 - y / whole, why, size=8, color=style.SOFT, va="center")
+    over = f", mean of {found.num_seeds} seeds" if found.num_seeds > 1 else ""
+    title = f"{found.verdict.capitalize()}: train {style.number(found.train_err)}, "
+    title += f"validation {style.number(found.val_err)}{over}"
+    says = (
+        f"bars: gaps; grey: the tolerance of {style.number(found.tolerance)}; lines: {100 * found.level:g}% intervals"
+    )
+    if found.train_is_exact:
+        says += "; the training error is over all training images"
+    style.write_title(figure, title, says)
+    return style.save(figure, path, svg=svg)
+
+
+def _draw_rung(
+    axes: Axes, row: int, name: str, level: float, around: Interval | None, before: float, gap: Gap | None,
+    tolerance: float,
+) -> None:  # fmt: skip
+    style.write(axes, -0.03, row, name, ha="right", va="center", transform=axes.get_yaxis_transform())
+    color = style.GREEN if name == "target" else style.INK
+    if gap is not None:
+        axes.plot(
+            [before, before], [row - 1, row + 0.36], color=style.SOFT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2
+        )
+        axes.barh(row, tolerance, left=before, height=0.72, color=style.FAINT, zorder=1.5)
+        axes.barh(row, level - before, left=before, height=0.3, color=STATUS[gap.status], alpha=0.55, zorder=3)
+    if around is not None and around.low < around.high:
+        axes.plot(around, [row, row], color=color, linewidth=1.4, zorder=4, solid_capstyle="butt")
+    axes.plot(level, row, "D" if name == "target" else "o", color=color, markersize=5.5, markeredgecolor="white",
+              zorder=5, clip_on=False)  # fmt: skip
+    from matplotlib.patheffects import withStroke
+
+    room = axes.get_xlim()[1]
+    side = "left" if level < 0.04 * room else "right" if level > 0.96 * room else "center"
+    style.write(axes, level, row - 0.31, style.number(level), size=8, color=color, ha=side, va="center", zorder=6,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+
+
+def _of_gap(gap: Gap, level: float) -> str:
+    low, high = gap.interval
+    shown = style.number(gap.value)
+    return f"{shown}, {100 * level:g}% {style.number(low)} to {style.number(high)}" if low < high else f"{shown}, exact"
