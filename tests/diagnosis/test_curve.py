@@ -54,11 +54,11 @@ def test_more_data_helps_against_variance_alone(regime, gain, trend):
 
 def test_a_gap_that_stays_is_high_variance_which_more_data_does_not_cure():
     train, val = trainings([0 * N, 0 * N + 0.1], sd=0.01)
-    found = read_curve(SIZES, train, val, num_val=10_000, augments=True)
+    found = read_curve(SIZES, train, val, num_val=10_000, config={"augment.shift": 0.1})
     assert found.verdict == "high variance"
     assert (found.trend.status, found.gain.status) == ("flat", "low")
-    assert found.moves[0] == "stronger augment.*"
-    assert read("high variance", augments=True, data_limited=True).moves[0] == "data.num_train up or stronger augment.*"
+    assert found.moves[0] == "augment.mixup=0.2"
+    assert read("high variance", config={"data.num_train": 8000}).moves[0] == "more data"
 
 
 def test_few_images_and_seeds_leave_it_undecided_with_what_would_decide():
@@ -181,15 +181,16 @@ def test_a_curve_too_short_for_a_law_is_read_all_the_same(num_sizes):
 
 def test_the_sentence_names_verdict_numbers_forecast_and_moves():
     exact = [np.repeat(curve[:, None], 3, axis=1) for curve in (0 * N, 3 * N**-0.4)]
-    found = read_curve(SIZES, *exact, num_val=10_000, augments=False)
+    found = read_curve(SIZES, *exact, num_val=10_000)
     now, then = 3 * 8000**-0.4, 3 * 16_000**-0.4
     low, high = found.gain.interval
     assert found.sentence == (
         f"High variance; more data helps; train 0.000, val {now:.3f} at 8,000 images; the gap still narrows "
         f"({found.trend.per_doubling:+.4f} a doubling, 95% {found.trend.per_doubling:+.4f} to "
         f"{found.trend.per_doubling:+.4f}); with 2x data: {then:.3f} (95% {low:.3f} to {high:.3f}), now {now:.3f}; "
-        f"next: more data or augment.*, optim.l2_lambda up, model.keep_prob down"
+        f"next: {', '.join(found.moves)}"
     )
+    assert found.moves[0] == "more data"
     assert found.gain.interval == found.law.predict_interval(16_000, same_images=True)
     assert found.gain.fall == pytest.approx(now - then, rel=1e-3)
 
