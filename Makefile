@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: demo test proof bench floor ui lock lint clean
+.PHONY: demo test proof bench claims floor ui lock lint clean
 
 demo: .venv/.run  ## train on digits (ships with a dependency), track, diagnose
 	$(BIN)/litmus fit configs/digits_resnet8.yaml
@@ -21,7 +21,12 @@ bench: .venv/.dev  ## data path, training step, start-up, cached features, diagn
 	$(BIN)/python scripts/bench/step.py
 	$(BIN)/python scripts/bench/features.py
 	$(BIN)/python scripts/bench/diagnose.py
+	$(BIN)/python scripts/bench/gradients.py
 	$(BIN)/python scripts/bench/study.py
+
+claims: .venv/.run  ## every claim of the course, on this machine; then docs/claims.md from what came out
+	$(BIN)/litmus claim --all
+	$(BIN)/litmus claim --gallery docs
 
 floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-floor
