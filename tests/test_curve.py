@@ -39,7 +39,8 @@ def test_a_curve_is_trained_read_drawn_and_recorded_and_found_the_second_time(tm
 
 
 def test_a_training_that_diverges_ends_the_curve_and_says_what_may_help(tmp_path, litmus):
-    wild = {"optim.name": "sgd", "optim.lr": 1000.0, "train.epochs": 20}
+    wild = {"optim.name": "sgd", "optim.lr": 1000.0, "train.epochs": 40}
+    wild["early_stopping"] = {"name": "patience", "patience": 500}
     code, _, err = litmus(*command(tmp_path / "mlruns", "--sizes", "40,160", "--seeds", 1, **wild))
     assert code == 1
     assert "2 of 2 trainings diverged: n=40, seed 0; n=160, seed 0" in err
