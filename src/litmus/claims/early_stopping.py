@@ -139,7 +139,9 @@ class EarlyStops(Claim):
                     "validation error rate", "step, log scale", log_x=True,
                 ),
                 Panel(points, "test error rate", title="weights of the lowest val loss (best), and last"),
-                Panel(stops, "stops after step", title=f"criteria, noise {high}", unfinished="never stopped"),
+                Panel(
+                    stops, "stops after step", log_y=True, title=f"criteria, noise {high}", unfinished="never stopped",
+                ),
             ],
             path,
             title=f"Test error at the lowest val loss, and at the end: {err(high, 'best')}, {err(high, 'last')} with "

@@ -90,7 +90,8 @@ def draw(
     top = head
     for row, below in zip(rows, under, strict=True):
         for at, panel in enumerate(row):
-            axes = style.add_axes(figure, 0.2 + sum(across[:at]) + gap - 0.1, top + titled, width, tall)
+            whole = across[at] - gap - room(panel)
+            axes = style.add_axes(figure, 0.2 + sum(across[:at]) + gap - 0.1, top + titled, whole, tall)
             if panel.title:
                 style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
             if isinstance(panel, Curves):
@@ -114,6 +115,7 @@ def _courses(axes: Any, panel: Curves) -> None:
     if panel.log_x:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.1, high * 1.1)
+        _tick_log(axes.xaxis, low / 1.1, high * 1.1)
     else:
         pad = 0.02 * (high - low or 1)
         axes.set_xlim(low - pad, high + pad)
@@ -233,13 +235,33 @@ def _scale_y(axes: Any, panel: Panel | Curves, series: Sequence[Any] | None = No
     if panel.log_y and (seen > 0).any():
         seen = seen[seen > 0]
         axes.set_yscale("log")
-        axes.set_ylim(seen.min() / 1.4, seen.max() * 1.4)
+        low, high = float(seen.min()) / 1.4, float(seen.max()) * 1.4
+        axes.set_ylim(low, high)
+        _tick_log(axes.yaxis, low, high)
         return
     low, high = float(seen.min()), float(seen.max())
     pad = 0.06 * (high - low or abs(high) or 1)
     axes.set_ylim(0 if 0 <= low < 0.35 * high else low - pad, high + pad)
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _tick_log(axis: Any, low: float, high: float) -> None:
+    """Round numbers along a logarithmic axis, three to seven of them where there are so many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1)
+    every = max(1, math.ceil((last - first) / 7))
+    ways: list[list[float]] = [
+        [factor * 10.0**power for power in powers for factor in factors]
+        for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10))
+    ]
+    ways.append([10.0**power for power in powers if power % every == 0])
+    inside = [[one for one in way if low <= one <= high] for way in ways]
+    places = next((kept for kept in inside if 3 <= len(kept) <= 7), inside[2])
+    if len(places) < 2:
+        places = [float(f"{value:.2g}") for value in (low * (high / low) ** 0.2, low * (high / low) ** 0.8)]
+    axis.set_ticks(places, [f"{one:,.4g}" if 1e-3 <= one < 1e6 else f"{one:.0e}" for one in places], family=style.FONT)
+    axis.set_ticks([], minor=True)
 
 
 def _mark_lines(axes: Any, panel: Panel | Curves) -> None:
@@ -259,4 +281,6 @@ def _say_lost(axes: Any, panel: Panel) -> None:
     ]
     if lost:
         text = style.shortened(f"{panel.unfinished}: {', '.join(lost)}", 60)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.1 if panel.log_y and low > 0 else high + 0.1 * (high - low))
         style.write(axes, 0.99, 0.98, text, size=7.5, color=style.SOFT, ha="right", va="top", transform=axes.transAxes)

@@ -42,7 +42,10 @@ def scale_of(network: nn.Module, images: Tensor, labels: Tensor, lr: float, *, f
     """
     import torch
 
-    network = copy.deepcopy(network).cpu().double().train()
+    network = copy.deepcopy(network).cpu().double().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # and no dropout, which would draw
+            module.train()
     images = images.double()
     body = body_weights(network)
     start = [weight.detach().clone() for weight in body]
