@@ -139,6 +139,10 @@ def test_l1_is_drawn_with_and_without_trainings_that_diverged(tmp_path, lost):
     assert is_drawn(claim, table, tmp_path)
 
 
+def test_l1_acts_alone():
+    assert {cell.config.optim.l2_lambda for cell in made_claim("l1_sparsifies").cells() if "L2" not in cell.name} == {0}
+
+
 def test_l1_shares_its_first_arm_and_its_l2_arm_with_l2():
     def configs(claim):
         return {cell.config.model_dump_json() for cell in made_claim(claim).cells()}

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from litmus.claims.base import Claim, Table
 from litmus.claims.evidence import Evidence, mean_of, ordering, reported
 from litmus.claims.figures import Panel, draw
 from litmus.claims.measure_splits import KINDS
 from litmus.claims.regularisation import number
-from litmus.config import Section
+from litmus.config import Field, Section
 from litmus.sweep.cells import Cell, Measure
 from litmus.sweep.engine import Done
 

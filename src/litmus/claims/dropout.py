@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import Field
-
-from litmus.claims.base import Claim, Table, of_result
+from litmus.claims.base import Claim, Table, of_measure, of_result
 from litmus.claims.evidence import Evidence, mean_of, monotone, ordering, reported, within
 from litmus.claims.figures import Panel, draw
 from litmus.claims.regularisation import WEIGHTS, by_seed, means_of, number
-from litmus.config import Numbers, Section
+from litmus.config import Field, Numbers, Section
 from litmus.sweep.cells import Cell, Measure
 from litmus.sweep.designs import changed
 from litmus.sweep.engine import Done
@@ -45,24 +43,24 @@ class DropoutGap(Claim):
         ]
 
     def read(self, done: Mapping[str, Done]) -> Table:
-        wanted = {
+        wanted: dict[str, Callable[[Done], float]] = {
             "train_loss": of_result("train_eval", "loss"),
             "val_loss": of_result("val", "loss"),
             "gap": lambda one: one.result()["val"]["loss"] - one.result()["train_eval"]["loss"],
             "train_err": of_result("train_eval"),
             "val_err": of_result("val"),
             **{
-                name: lambda one, name=name: one.measured(self.measure)[name]
+                name: of_measure(self.measure, name)
                 for name in ("one_nll", "mc_nll", "thinned_nll", "one_err", "mc_err", "saved_bytes")
             },
-            "norm": lambda one: one.measured(WEIGHTS)["norm"],
+            "norm": of_measure(WEIGHTS, "norm"),
             "steps_to_learn": lambda one: first_below(one.history("train_eval/loss"), LEARNT),
             "step_ms": lambda one: 1000 * one.result()["trained_sec"] / self.base.train.length,
         }
         keep = list(self.settings.keep_probs)
         table: Table = {"keep_probs": keep}
         for name, value in wanted.items():
-            table[name] = [self.per_seed(done, name_of(one), value) for one in keep]  # type: ignore[arg-type]
+            table[name] = [self.per_seed(done, name_of(one), value) for one in keep]
         table["rows"] = [
             {"keep_prob": one, "seed": seed, **{name: table[name][at][seed] for name in wanted}}
             for at, one in enumerate(keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from litmus.sweep.engine import Done
 
 ENDS = Measure("litmus.claims.measure_splits:both_ends", {"split": "test"})
 CURVES = ("train/loss", "val/loss", "val/err")
-PRECHELT: tuple[tuple[str, dict[str, float]], ...] = (
-    *(("gl", {"alpha": alpha}) for alpha in (1, 2, 3, 5, 10)),
-    *(("pq", {"alpha": alpha}) for alpha in (0.5, 0.75, 1, 2, 3)),
+PRECHELT: tuple[tuple[str, dict[str, Any]], ...] = (
+    *(("gl", {"alpha": alpha}) for alpha in (1.0, 2.0, 3.0, 5.0, 10.0)),
+    *(("pq", {"alpha": alpha}) for alpha in (0.5, 0.75, 1.0, 2.0, 3.0)),
     *(("up", {"s": s}) for s in (2, 3, 4, 6, 8)),
 )
 """The criteria of Prechelt 1998 with his parameters, and our default, GL with alpha 10."""
@@ -56,13 +56,10 @@ class EarlyStops(Claim):
         for noise in noises:
             table["ends"][f"{noise:g}"] = {
                 which: {
-                    what: self.per_seed(
-                        done, label(noise), lambda one, which=which, what=what: one.measured(ENDS)[which][what]  # type: ignore[misc]
-                    )
-                    for what in ("loss", "err", "step")
+                    what: self.per_seed(done, label(noise), _of_end(which, what)) for what in ("loss", "err", "step")
                 }
                 for which in ("best", "last")
-            }  # fmt: skip
+            }
             cells = [done[f"{label(noise)}, seed {seed}"] for seed in self.seeds]
             curves = [{} if one.diverged else {name: one.history(name) for name in CURVES} for one in cells]
             table["curves"][f"{noise:g}"] = [
@@ -152,6 +149,10 @@ class EarlyStops(Claim):
             width=3.4,
             columns=2,
         )  # fmt: skip
+
+
+def _of_end(which: str, what: str) -> Callable[[Done], float]:
+    return lambda done: float(done.measured(ENDS)[which][what])
 
 
 def label(noise: float) -> str:

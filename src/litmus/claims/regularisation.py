@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from litmus.claims.base import Claim, Table, of_result
+from litmus.claims.base import Claim, Table, of_measure, of_result
 from litmus.claims.evidence import Evidence, mean_of, monotone, ordering, reported
 from litmus.claims.figures import Curves, Panel, draw
 from litmus.config import Numbers, Section
@@ -38,8 +38,8 @@ class OverLambda(Claim):
 
     def read(self, done: Mapping[str, Done]) -> Table:
         wanted = {
-            "norm": lambda one: one.measured(WEIGHTS)["norm"],
-            "zeros": lambda one: one.measured(WEIGHTS)["zeros"],
+            "norm": of_measure(WEIGHTS, "norm"),
+            "zeros": of_measure(WEIGHTS, "zeros"),
             "val_loss": of_result("val", "loss"),
             "val_err": of_result("val"),
             "train_loss": of_result("train_eval", "loss"),
@@ -122,8 +122,7 @@ class L1Sparsifies(OverLambda):
     def read(self, done: Mapping[str, Done]) -> Table:
         table = super().read(done)
         table["l2"] = {"lambda": self.settings.l2_lambda} | {
-            name: self.per_seed(done, "L2", lambda one, name=name: one.measured(WEIGHTS)[name])  # type: ignore[misc]
-            for name in ("zeros", "norm")
+            name: self.per_seed(done, "L2", of_measure(WEIGHTS, name)) for name in ("zeros", "norm")
         }
         return table
 

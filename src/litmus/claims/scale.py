@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
-
-from litmus.claims.base import Claim, Table, of_result
+from litmus.claims.base import Claim, Table, of_measure, of_result
 from litmus.claims.evidence import Evidence, below, mean_of, monotone, reported
 from litmus.claims.figures import Panel, draw
 from litmus.claims.regularisation import by_seed, label, means_of, number
-from litmus.config import Numbers, Section
+from litmus.config import Field, Numbers, Section
 from litmus.sweep.cells import Cell, Measure
 from litmus.sweep.engine import Done
 
@@ -36,17 +35,15 @@ class BNTimesDecay(Claim):
         lambdas = self.settings.lambdas
         if lambdas[0] != 0 or list(lambdas) != sorted(set(lambdas)) or len(lambdas) < 3:
             raise self.refuse("lambdas", "must begin with 0 and rise, at least three of them", list(lambdas))
+        arms: list[tuple[str, dict[str, Any]]]
         arms = [(label(value), {"optim.l2_lambda": float(value)}) for value in lambdas]
         arms.append(("no norm", {"optim.l2_lambda": 0.0, "model.norm": "none", "optim.lr": self.base.optim.lr / 10}))
         return [cell for name, changes in arms for cell in self.over_seeds(name, changes, (self.measure,))]
 
     def read(self, done: Mapping[str, Done]) -> Table:
-        wanted = {
+        wanted: dict[str, Callable[[Done], float]] = {
             "cosine": lambda one: max(one.measured(self.measure)["cosines"]),
-            **{
-                name: lambda one, name=name: one.measured(self.measure)[name]
-                for name in ("output", "matched", "unmatched", "norm", "rate")
-            },
+            **{name: of_measure(self.measure, name) for name in ("output", "matched", "unmatched", "norm", "rate")},
             "val_err": of_result("val"),
             "val_loss": of_result("val", "loss"),
         }
@@ -54,7 +51,7 @@ class BNTimesDecay(Claim):
         names = [*map(label, lambdas), "no norm"]
         table: Table = {"lambdas": lambdas, "factor": self.settings.factor}
         for what, value in wanted.items():
-            *with_norm, without = (self.per_seed(done, name, value) for name in names)  # type: ignore[arg-type]
+            *with_norm, without = (self.per_seed(done, name, value) for name in names)
             table[what], table[f"{what}_without"] = with_norm, without
         table["rows"] = [
             {"arm": name, "seed": seed, **{what: (*table[what], table[f"{what}_without"])[at][seed] for what in wanted}}
