@@ -186,8 +186,8 @@ class DropoutBeforeBN(Claim):
                 f"training over evaluation variance at keep_prob {table['judged']:g}, {wanted:.4g} by the formula",
                 found, 0.99 * wanted, 1.01 * wanted,
             ),
-            within("behind the last batch norm: the largest and the smallest of all norms", [min(after)], 1, 1),
-            within("and the largest", [max(after)], 1, 1),
+            within("dropout behind the last batch norm: smallest ratio of any norm", [min(after)], 1, 1),
+            within("dropout behind the last batch norm: largest ratio of any norm", [max(after)], 1, 1),
             reported("largest ratio of a batch norm of the net as initialised, dropout in its blocks", mean_of(blocks)),
         ]  # fmt: skip
 
@@ -205,7 +205,7 @@ class DropoutBeforeBN(Claim):
                 ),
                 Panel(
                     series, "variance, training / evaluation", "batch norm, from the input on",
-                    list(range(1, len(names) + 1)), title=f"{self.base.model.name}{self.base.model.depth}, dropout ...",
+                    list(range(1, len(names) + 1)), title=f"{self.base.model.name}{self.base.model.depth}: where dropout stands",
                 ),
             ],
             path,

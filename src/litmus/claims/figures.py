@@ -235,7 +235,8 @@ def _scale_y(axes: Any, panel: Panel | Curves, series: Sequence[Any] | None = No
     if panel.log_y and (seen > 0).any():
         seen = seen[seen > 0]
         axes.set_yscale("log")
-        low, high = float(seen.min()) / 1.4, float(seen.max()) * 1.4
+        pad = max(1.4, float(seen.max() / seen.min()) ** 0.06)
+        low, high = float(seen.min()) / pad, float(seen.max()) * pad
         axes.set_ylim(low, high)
         _tick_log(axes.yaxis, low, high)
         return
@@ -260,8 +261,15 @@ def _tick_log(axis: Any, low: float, high: float) -> None:
     places = next((kept for kept in inside if 3 <= len(kept) <= 7), inside[2])
     if len(places) < 2:
         places = [float(f"{value:.2g}") for value in (low * (high / low) ** 0.2, low * (high / low) ** 0.8)]
-    axis.set_ticks(places, [f"{one:,.4g}" if 1e-3 <= one < 1e6 else f"{one:.0e}" for one in places], family=style.FONT)
+    axis.set_ticks(places, [_round(one) for one in places], family=style.FONT)
     axis.set_ticks([], minor=True)
+
+
+def _round(value: float) -> str:
+    if 1e-3 <= value < 1e6:
+        return f"{value:,.4g}"
+    digit, _, power = f"{value:.0e}".partition("e")
+    return f"{digit}e{int(power)}"
 
 
 def _mark_lines(axes: Any, panel: Panel | Curves) -> None:

@@ -148,10 +148,7 @@ class L1Sparsifies(OverLambda):
         name = "lambda_1, log scale"
         return draw(
             [
-                Panel(
-                    {"weights": by_seed(table["zeros"])}, "part of the weights that is exactly 0", name, x, log_x=True,
-                    lines={f"with L2, lambda = {table['l2']['lambda']:g}": l2} if math.isfinite(l2) else {},
-                ),
+                Panel({"weights": by_seed(table["zeros"])}, "part of weights exactly 0", name, x, log_x=True),
                 Panel({"||W||": by_seed(table["norm"])}, "norm of the weights", name, x, log_x=True),
                 Panel(
                     {"val": by_seed(table["val_loss"]), "train": by_seed(table["train_loss"])},
@@ -162,7 +159,7 @@ class L1Sparsifies(OverLambda):
             path,
             title=f"Exact zeros: {zeros[0]:.0%} at lambda_1 = 0, {zeros[best]:.0%} at {x[best]:g}, where val loss is "
             f"{number(losses[best])} ({number(losses[0])} at 0)",
-            subtitle=self.told(),
+            subtitle=f"{self.told()}; with L2 in its place, lambda = {table['l2']['lambda']:g}: {l2:.0%}",
             width=3.4,
             columns=2,
         )  # fmt: skip

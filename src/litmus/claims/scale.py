@@ -76,7 +76,7 @@ class BNTimesDecay(Claim):
             ),
             reported(
                 "without batch norm",
-                f"|cos| {without('cosine')}, change of a logit {without('output')}, step missed {without('matched')}",
+                f"largest |cos| {without('cosine')}, change of a logit {without('output')}",
             ),
             reported(
                 "val/err",
