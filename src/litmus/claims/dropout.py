@@ -205,7 +205,8 @@ class DropoutBeforeBN(Claim):
                 ),
                 Panel(
                     series, "variance, training / evaluation", "batch norm, from the input on",
-                    list(range(1, len(names) + 1)), title=f"{self.base.model.name}{self.base.model.depth}: where dropout stands",
+                    list(range(1, len(names) + 1)),
+                    title=f"{self.base.model.name}{self.base.model.depth}: where dropout stands",
                 ),
             ],
             path,
