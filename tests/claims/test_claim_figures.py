@@ -38,6 +38,37 @@ def test_courses_are_drawn_whatever_they_hold(tmp_path, curves):
     assert draw([curves], tmp_path / "curves.png", title="a title").stat().st_size > 5_000
 
 
+def test_a_series_looks_alike_in_panels_of_one_order():
+    from litmus.claims.figures import _styled
+
+    names = ["none", "shift", "all"]
+    whole, part = (Panel({name: [0.1] for name in kept}, "err", order=names) for kept in (names, ["none", "all"]))
+    assert {row[0]: row[1:3] for row in _styled(part)}["all"] == {row[0]: row[1:3] for row in _styled(whole)}["all"]
+    assert _styled(Panel({"all": [0.1]}, "err"))[0][1] != _styled(part)[1][1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0.5, 1500, ["1", "10", "100", "1,000"]),
+        (0.006, 0.3, ["0.01", "0.03", "0.1", "0.3"]),
+        (1e-7, 1e7, ["1e-6", "1e-4", "0.01", "1", "100", "10,000", "1e6"]),
+        (2.1, 2.3, ["2.1", "2.3"]),
+    ],
+)
+def test_logarithmic_axes_have_a_few_round_numbers(low, high, wanted):
+    from litmus.claims.figures import _tick_log
+    from litmus.diagnosis import style
+
+    axes = style.add_axes(style.new_figure(6, 4), 1, 1, 3, 2)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    _tick_log(axes.yaxis, low, high)
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert 2 <= len(labels) <= 7
+    assert labels == wanted
+
+
 def test_courses_show_every_seed_and_their_band():
     from litmus.claims.figures import _courses
     from litmus.diagnosis import style

@@ -95,9 +95,8 @@ class Augmentation(Claim):
         panels = [Panel({arm: errs[arm]["clean"] for arm in errs}, "error rate", title="clean test images")]
         for kind in kinds:
             series = {arm: errs[arm][kind] for arm in (NONE, kind, ALL, TRIVIAL)}
-            panels.append(
-                Panel(series, "error rate", title=f"test images with {described(kind, self.settings.transforms[kind])}")
-            )
+            title = f"test images with {described(kind, self.settings.transforms[kind])}"
+            panels.append(Panel(series, "error rate", title=title, order=list(errs)))
         first = kinds[0]
         before, after, clean_0, clean_1 = (
             sum(values) / len(values)
@@ -109,8 +108,8 @@ class Augmentation(Claim):
             title=f"Training with {first}: error on such images {number(before)} to {number(after)}, "
             f"on clean ones {number(clean_0)} to {number(clean_1)}",
             subtitle=f"{self.base.model.name} on {self.base.data.name}, {self.base.data.num_train or 'all'} training "
-            f"images, {self.base.train.length} {self.base.train.unit} each; names of the arms below; "
-            f"{self.settings.images:,} test images; {self.spec.seeds} seeds: dots; bars: 95% intervals",
+            f"images, {self.base.train.length} {self.base.train.unit} each; below: what was trained "
+            f"with; {self.settings.images:,} test images; {self.spec.seeds} seeds: dots; bars: 95% intervals",
             width=3.2,
             columns=2 if len(panels) < 5 else 3,
         )  # fmt: skip

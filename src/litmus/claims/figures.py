@@ -29,6 +29,8 @@ class Panel:
         lines: level -> what it is, drawn across: a published number, a bound.
         log_x, log_y: logarithmic axes; of ``x`` the 0 is put to the left of the smallest.
         unfinished: what a NaN means, said where there is one.
+        order: names by whose places colours and markers are taken, so that a series looks alike in several panels;
+            default: those of ``series``.
     """
 
     series: Mapping[str, Any]
@@ -40,6 +42,7 @@ class Panel:
     log_y: bool = False
     title: str = ""
     unfinished: str = "diverged"
+    order: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,11 @@ def _bands(rows: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _styled(panel: Panel | Curves) -> list[tuple[str, str, str, Any]]:
+    order = list(getattr(panel, "order", ()) or panel.series)
+    at = {name: order.index(name) for name in panel.series}
     return [
-        (name, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], values)
-        for i, (name, values) in enumerate(panel.series.items())
+        (name, COLORS[at[name] % len(COLORS)], MARKERS[at[name] % len(MARKERS)], values)
+        for name, values in panel.series.items()
     ]
 
 
@@ -257,7 +262,7 @@ def _tick_log(axis: Any, low: float, high: float) -> None:
         for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10))
     ]
     ways.append([10.0**power for power in powers if power % every == 0])
-    inside = [[one for one in way if low <= one <= high] for way in ways]
+    inside = [[one for one in way if low <= one * (1 + 1e-9) and one * (1 - 1e-9) <= high] for way in ways]
     places = next((kept for kept in inside if 3 <= len(kept) <= 7), inside[2])
     if len(places) < 2:
         places = [float(f"{value:.2g}") for value in (low * (high / low) ** 0.2, low * (high / low) ** 0.8)]
@@ -267,7 +272,7 @@ def _tick_log(axis: Any, low: float, high: float) -> None:
 
 def _round(value: float) -> str:
     if 1e-3 <= value < 1e6:
-        return f"{value:,.4g}"
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
     digit, _, power = f"{value:.0e}".partition("e")
     return f"{digit}e{int(power)}"
 
