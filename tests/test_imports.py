@@ -95,7 +95,7 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
     "decompose": {"config", "diagnosis", "sweep"},
     "claims": {
         *("config", "data", "devices", "diagnosis", "evaluation", "experiment", "networks", "optim", "paths"),
-        *("sweep", "tracking", "trained", "transfer", "weights", "callbacks", "stopping"),
+        *("sweep", "tracking", "trained", "transfer", "weights", "callbacks", "stopping", "checkpoints", "predict"),
     },
     "cli": {
         *("claims", "commands", "compare", "config", "curve", "decompose", "diagnose", "export", "gradients"),

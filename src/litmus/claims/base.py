@@ -81,3 +81,8 @@ def cell_name(label: str, seed: int) -> str:
 def of_result(split: str, what: str = "err") -> Callable[[Done], float]:
     """``split/what`` of the weights that the training ended with."""
     return lambda done: float(done.result()[split][what])
+
+
+def of_measure(measure: Measure, what: str) -> Callable[[Done], float]:
+    """The number ``what`` that ``measure`` found."""
+    return lambda done: float(done.measured(measure)[what])

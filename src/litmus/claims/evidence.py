@@ -123,11 +123,13 @@ def _bounded(what: str, values: Sequence[float], bound: float, *, sign: int) -> 
 def within(what: str, values: Sequence[float], low: float, high: float) -> Evidence:
     """The mean lies in [low, high]: supported when its 95% interval does, contradicted when the two do not meet.
 
-    Of one value, which has no interval, the value itself decides: for what is exact.
+    Of one value, which has no interval, the value itself decides: for what is exact. Values that are not finite keep it
+    from being supported, and contradict it when there are no others.
     """
+    if lost := sum(not math.isfinite(value) for value in values):
+        outcome_lost: Outcome = "contradicted" if lost == len(values) else "inconclusive"
+        return Evidence(what, outcome_lost, f"{lost} of {len(values)} not finite")
     mean, left, right = interval(list(values)) if len(values) > 1 else (float(values[0]),) * 3
-    if not math.isfinite(mean):
-        return Evidence(what, "contradicted", "not finite")
     outcome: Outcome = "inconclusive"
     if low <= left and right <= high:
         outcome = "supported"

@@ -1,4 +1,4 @@
-"""The two figures that claims are drawn as, in one style: arms side by side, and curves over a setting."""
+"""What claims are drawn as, in one style: arms side by side, means over a setting, courses such as losses in time."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Panel:
         lines: level -> what it is, drawn across: a published number, a bound.
         log_x, log_y: logarithmic axes; of ``x`` the 0 is put to the left of the smallest.
         unfinished: what a NaN means, said where there is one.
+        order: names by whose places colours and markers are taken, so that a series looks alike in several panels;
+            default: those of ``series``.
     """
 
     series: Mapping[str, Any]
@@ -40,31 +42,110 @@ class Panel:
     log_y: bool = False
     title: str = ""
     unfinished: str = "diverged"
+    order: Sequence[str] = ()
 
 
-def draw(panels: Sequence[Panel], path: str | Path, *, title: str, subtitle: str = "", width: float = 4.0) -> Path:
-    """The panels in a row, under one message. PNG, and an SVG of the same name beside it."""
+@dataclass(frozen=True)
+class Curves:
+    """One pair of axes with a course of its own for each series: losses over epochs, a histogram's outline.
+
+    Attributes:
+        series: name -> (x, y), y (seeds, len(x)), or (len(x),) for a single course. NaN is a gap.
+        marks: what it is -> x, drawn from bottom to top.
+    """
+
+    series: Mapping[str, tuple[Any, Any]]
+    y: str
+    x_name: str = ""
+    lines: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, float] = field(default_factory=dict)
+    log_x: bool = False
+    log_y: bool = False
+    title: str = ""
+
+
+def draw(
+    panels: Sequence[Panel | Curves],
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    width: float = 4.0,
+    columns: int | None = None,
+) -> Path:
+    """The panels in rows of ``columns`` (default: one row), under one message. PNG, and an SVG of the same name."""
+    columns = columns or len(panels)
+    rows = [panels[at : at + columns] for at in range(0, len(panels), columns)]
     longest = max((len(name) for panel in panels for name in panel.series), default=0)
     beside = min(2.2, 0.35 + 0.075 * longest)
-    gap = 0.75
-    total = 0.2 + sum(gap + width + (beside if panel.x is not None else 0.25) for panel in panels)
-    below = 0.95 if any(panel.x is None for panel in panels) else 0.7
-    tall = 2.6
-    lines = max(1, subtitle.count("\n") + 1) if subtitle else 0
-    top = 0.55 + 0.17 * lines + (0.25 if any(panel.title for panel in panels) else 0.1)
-    figure = style.new_figure(max(total, 6.0), top + tall + below)
+    gap, tall = 0.75, 2.6
+
+    def room(panel: Panel | Curves) -> float:
+        return 0.25 if _beside_each_other(panel) else beside
+
+    across = [max(gap + width + room(row[at]) for row in rows if at < len(row)) for at in range(columns)]
+    titled = 0.25 if any(panel.title for panel in panels) else 0.1
+    under = [0.95 if any(map(_beside_each_other, row)) else 0.7 for row in rows]
+    head = 0.45 + (0.17 * (subtitle.count("\n") + 1) if subtitle else 0)
+    total = max(0.2 + sum(across), 6.0)
+    figure = style.new_figure(total, head + sum(titled + tall + below for below in under))
     style.write_title(figure, title, subtitle)
-    left = 0.2
-    for panel in panels:
-        axes = style.add_axes(figure, left + gap - 0.1, top, width, tall)
-        if panel.title:
-            style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
-        if panel.x is None:
-            _side_by_side(axes, panel)
-        else:
-            _over(axes, panel)
-        left += gap + width + (beside if panel.x is not None else 0.25)
+    top = head
+    for row, below in zip(rows, under, strict=True):
+        for at, panel in enumerate(row):
+            whole = across[at] - gap - room(panel)
+            axes = style.add_axes(figure, 0.2 + sum(across[:at]) + gap - 0.1, top + titled, whole, tall)
+            if panel.title:
+                style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
+            if isinstance(panel, Curves):
+                _courses(axes, panel)
+            elif panel.x is None:
+                _side_by_side(axes, panel)
+            else:
+                _over(axes, panel)
+        top += titled + tall + below
     return style.save(figure, path, svg=True)
+
+
+def _beside_each_other(panel: Panel | Curves) -> bool:
+    return isinstance(panel, Panel) and panel.x is None
+
+
+def _courses(axes: Any, panel: Curves) -> None:
+    _scale_y(axes, panel, [rows for _, rows in panel.series.values()])
+    places = np.concatenate([np.asarray(x, dtype=float) for x, _ in panel.series.values()] or [np.array([0.0, 1.0])])
+    low, high = float(places.min()), float(places.max())
+    if panel.log_x:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.1, high * 1.1)
+        _tick_log(axes.xaxis, low / 1.1, high * 1.1)
+    else:
+        pad = 0.02 * (high - low or 1)
+        axes.set_xlim(low - pad, high + pad)
+    ends = []
+    for name, color, marker, (x, values) in _styled(panel):
+        rows = np.atleast_2d(np.asarray(values, dtype=float))
+        means, low_ends, high_ends = _bands(rows)
+        if len(rows) > 1:
+            axes.fill_between(x, low_ends, high_ends, color=color, alpha=0.15, linewidth=0, zorder=1)
+            for row in rows:
+                axes.plot(x, row, color=color, alpha=0.3, linewidth=0.6, zorder=2)
+        axes.plot(
+            x, means, color=color, linewidth=1.6, marker=marker, markersize=4.5, zorder=3,
+            markevery=max(1, len(means) // 8),
+        )  # fmt: skip
+        last = next((value for value in means[::-1] if math.isfinite(value)), math.nan)
+        if math.isfinite(last):
+            ends.append((float(last), name, color))
+    for name, place in panel.marks.items():
+        axes.axvline(place, color=style.SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            style.legible(name), (place, 0.98), xycoords=("data", "axes fraction"), xytext=(3, 0), va="top",
+            textcoords="offset points", fontsize=7.5, color=style.SOFT, family=style.FONT, parse_math=False,
+        )  # fmt: skip
+    _mark_lines(axes, panel)
+    style.name_axes(axes, panel.x_name, panel.y)
+    style.label_ends(axes, ends)
 
 
 def _over(axes: Any, panel: Panel) -> None:
@@ -78,7 +159,7 @@ def _over(axes: Any, panel: Panel) -> None:
     ends = []
     for name, color, marker, values in _styled(panel):
         rows = np.atleast_2d(np.asarray(values, dtype=float))
-        means, low, high = (np.array(column) for column in zip(*(_interval(column) for column in rows.T), strict=True))
+        means, low, high = _bands(rows)
         if len(rows) > 1:
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
             for row in rows:
@@ -116,10 +197,17 @@ def _side_by_side(axes: Any, panel: Panel) -> None:
     _say_lost(axes, panel)
 
 
-def _styled(panel: Panel) -> list[tuple[str, str, str, Any]]:
+def _bands(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean, low and high of each column of (seeds, n)."""
+    return tuple(np.array(column) for column in zip(*(_interval(column) for column in rows.T), strict=True))
+
+
+def _styled(panel: Panel | Curves) -> list[tuple[str, str, str, Any]]:
+    order = list(getattr(panel, "order", ()) or panel.series)
+    at = {name: order.index(name) for name in panel.series}
     return [
-        (name, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], values)
-        for i, (name, values) in enumerate(panel.series.items())
+        (name, COLORS[at[name] % len(COLORS)], MARKERS[at[name] % len(MARKERS)], values)
+        for name, values in panel.series.items()
     ]
 
 
@@ -142,8 +230,9 @@ def _places(x: Sequence[float], *, log: bool) -> tuple[list[float], list[str]]:
     return [positive[0] - step * (zeros - i) for i in range(zeros)] + positive, labels
 
 
-def _scale_y(axes: Any, panel: Panel) -> None:
-    values = [np.asarray(rows, dtype=float).reshape(-1) for rows in panel.series.values()]
+def _scale_y(axes: Any, panel: Panel | Curves, series: Sequence[Any] | None = None) -> None:
+    given = list(panel.series.values()) if series is None else series
+    values = [np.asarray(rows, dtype=float).reshape(-1) for rows in given]
     seen = np.concatenate([*values, np.array(list(panel.lines.values()), dtype=float)])
     seen = seen[np.isfinite(seen)]
     if not len(seen):
@@ -151,7 +240,10 @@ def _scale_y(axes: Any, panel: Panel) -> None:
     if panel.log_y and (seen > 0).any():
         seen = seen[seen > 0]
         axes.set_yscale("log")
-        axes.set_ylim(seen.min() / 1.4, seen.max() * 1.4)
+        pad = max(1.4, float(seen.max() / seen.min()) ** 0.06)
+        low, high = float(seen.min()) / pad, float(seen.max()) * pad
+        axes.set_ylim(low, high)
+        _tick_log(axes.yaxis, low, high)
         return
     low, high = float(seen.min()), float(seen.max())
     pad = 0.06 * (high - low or abs(high) or 1)
@@ -160,7 +252,32 @@ def _scale_y(axes: Any, panel: Panel) -> None:
     axes.set_axisbelow(True)
 
 
-def _mark_lines(axes: Any, panel: Panel) -> None:
+def _tick_log(axis: Any, low: float, high: float) -> None:
+    """Round numbers along a logarithmic axis, three to seven of them where there are so many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1)
+    every = max(1, math.ceil((last - first) / 7))
+    ways: list[list[float]] = [
+        [factor * 10.0**power for power in powers for factor in factors]
+        for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10))
+    ]
+    ways.append([10.0**power for power in powers if power % every == 0])
+    inside = [[one for one in way if low <= one * (1 + 1e-9) and one * (1 - 1e-9) <= high] for way in ways]
+    places = next((kept for kept in inside if 3 <= len(kept) <= 7), inside[2])
+    if len(places) < 2:
+        places = [float(f"{value:.2g}") for value in (low * (high / low) ** 0.2, low * (high / low) ** 0.8)]
+    axis.set_ticks(places, [_round(one) for one in places], family=style.FONT)
+    axis.set_ticks([], minor=True)
+
+
+def _round(value: float) -> str:
+    if 1e-3 <= value < 1e6:
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    digit, _, power = f"{value:.0e}".partition("e")
+    return f"{digit}e{int(power)}"
+
+
+def _mark_lines(axes: Any, panel: Panel | Curves) -> None:
     for name, level in panel.lines.items():
         axes.axhline(level, color=style.SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
@@ -177,4 +294,6 @@ def _say_lost(axes: Any, panel: Panel) -> None:
     ]
     if lost:
         text = style.shortened(f"{panel.unfinished}: {', '.join(lost)}", 60)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.1 if panel.log_y and low > 0 else high + 0.1 * (high - low))
         style.write(axes, 0.99, 0.98, text, size=7.5, color=style.SOFT, ha="right", va="top", transform=axes.transAxes)

@@ -9,6 +9,12 @@ from litmus.config.claim import ClaimConfig
 from litmus.errors import nearest, refuse
 
 CLAIMS = {
+    "augmentation": "augmentation:Augmentation",
+    "bn_times_decay": "scale:BNTimesDecay",
+    "dropout_before_bn": "dropout:DropoutBeforeBN",
+    "dropout_gap": "dropout:DropoutGap",
+    "early_stopping": "early_stopping:EarlyStops",
+    "l1_sparsifies": "regularisation:L1Sparsifies",
     "l2_shrinks": "regularisation:L2Shrinks",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""

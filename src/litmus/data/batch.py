@@ -38,7 +38,7 @@ class DataInfo:
         val_is_cut: whether validation images are a part of the training set, not a set of their own.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
-        digest: 32 hexadecimal digits over every pixel and label of every set.
+        digest: 32 hexadecimal digits over every pixel and label of every set, noisy labels included.
         split_digest: 32 hexadecimal digits over the indices of every split.
         source: where the images came from: a folder or a package.
     """

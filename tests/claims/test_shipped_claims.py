@@ -1,0 +1,41 @@
+"""Every claim file of configs/claims is run by a class, in both of its forms."""
+
+import pytest
+from made import made_claim
+
+from litmus.claims.registry import CLAIMS
+from litmus.config.claim import load_claim, names
+from litmus.errors import Refused
+
+ONE_BUDGET = ("augmentation", "bn_times_decay", "dropout_gap", "early_stopping", "l1_sparsifies", "l2_shrinks")
+FORMS = [(name, full) for name in names() for full in (False, True) if not full or load_claim(name).full is not None]
+
+
+@pytest.mark.parametrize(("name", "full"), FORMS)
+def test_a_shipped_claim_plans_cells_with_names_of_their_own(name, full):
+    claim = made_claim(name, full=full)
+    cells = claim.cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert claim.spec.seeds >= 5
+
+
+@pytest.mark.parametrize(("name", "full"), FORMS)
+def test_its_arms_share_their_seeds(name, full):
+    arms: dict[str, list[int]] = {}
+    for cell in made_claim(name, full=full).cells():
+        arms.setdefault(cell.name.rpartition(", seed ")[0], []).append(cell.config.seed)
+    assert len({tuple(sorted(seeds)) for seeds in arms.values()}) <= 1
+
+
+@pytest.mark.parametrize(("name", "full"), [form for form in FORMS if form[0] in ONE_BUDGET])
+def test_arms_of_one_budget_share_images_batches_and_length(name, full):
+    configs = [cell.config for cell in made_claim(name, full=full).cells()]
+    assert (
+        len({(c.train.length, c.train.unit, c.batch_size, c.data.num_train, c.data.split_seed) for c in configs}) == 1
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(CLAIMS) & set(names())))
+def test_a_wrong_setting_is_refused_by_its_key(name):
+    with pytest.raises(Refused, match=r"settings\.nonsense"):
+        made_claim(name, "settings.nonsense=1")
