@@ -9,6 +9,7 @@ from litmus.diagnosis.confusion import (
     per_class_err,
     pick_predictions,
 )
+from litmus.diagnosis.curve import CurveReading, Gain, Point, Trend, read_curve
 from litmus.diagnosis.embedding import Embedding, embed, knn_err, spread_over_classes
 from litmus.diagnosis.gaps import (
     Diagnosis,
@@ -23,29 +24,41 @@ from litmus.diagnosis.gaps import (
 )
 from litmus.diagnosis.losses import TopLoss, top_losses
 from litmus.diagnosis.lr_range import Suggestion, suggest_lr
+from litmus.diagnosis.power_law import HeldOut, Needed, NoFit, PowerLaw, check_held_out, fit_power_law
 
 __all__ = [
     "Bin",
     "Calibration",
     "Confusion",
+    "CurveReading",
     "Diagnosis",
     "Embedding",
+    "Gain",
     "Gap",
     "Gaps",
+    "HeldOut",
     "Interval",
+    "Needed",
+    "NoFit",
+    "Point",
+    "PowerLaw",
     "Suggestion",
     "TopLoss",
+    "Trend",
+    "check_held_out",
     "confused_images",
     "confusion_matrix",
     "diagnose_errors",
     "embed",
     "error_gaps",
+    "fit_power_law",
     "knn_err",
     "most_confused",
     "newcombe",
     "next_moves",
     "per_class_err",
     "pick_predictions",
+    "read_curve",
     "reliability",
     "spread_over_classes",
     "suggest_lr",

@@ -68,6 +68,8 @@ class PowerLaw:
     """What limits the law, a sentence each."""
     draws: NDArray[np.float64] = field(repr=False, compare=False)
     """(D, 3): a, b, c of the bootstrap's laws."""
+    same_images_draws: NDArray[np.float64] = field(repr=False, compare=False)
+    """(D, 3): the same without what other validation images would change."""
 
     @property
     def limit(self) -> int:
@@ -81,16 +83,21 @@ class PowerLaw:
             ValueError: for n beyond 4 times the largest size, or below a quarter of the smallest.
         """
         self._check(n)
-        return float(min(_law(n, np.array([self.a, self.b, self.c])), 1.0))
+        return min(float(_law(n, np.array([self.a, self.b, self.c]))), 1.0)
 
-    def predict_interval(self, n: float) -> Interval:
-        """Interval of the error that trainings with ``n`` images have on average, over seeds and validation images.
+    def predict_interval(self, n: float, *, same_images: bool = False) -> Interval:
+        """Interval of the error that trainings with ``n`` images have on average.
+
+        Args:
+            n: training images.
+            same_images: on the validation images at hand, to be compared with what was measured on them. Default: on
+                all images that they stand for, which is wider.
 
         Raises:
             ValueError: as ``predict``.
         """
         self._check(n)
-        return self._between(np.minimum(_law(n, self.draws), 1.0))
+        return self._between(np.minimum(_law(n, self.same_images_draws if same_images else self.draws), 1.0))
 
     def gain(self, factor: float = 2.0) -> tuple[float, Interval]:
         """By how much the error falls from the largest size to ``factor`` times it; >= 0."""
@@ -115,8 +122,8 @@ class PowerLaw:
         images[(whole[:, 0] == 0) & (whole[:, 2] <= err)] = self.sizes[0]
         images = np.maximum(images, self.sizes[0])
         low, high = np.quantile(images[1:], self._tails, method="nearest")  # of infinite ones there is no mean
-        found = (None if n > self.limit else math.ceil(n * (1 - 1e-9)) for n in (float(images[0]), low, high))
-        return Needed(err, *found, limit=self.limit, level=self.level)
+        found = [None if n > self.limit else math.ceil(n * (1 - 1e-9)) for n in (float(images[0]), low, high)]
+        return Needed(err, found[0], found[1], found[2], self.limit, self.level)
 
     @property
     def _tails(self) -> tuple[float, float]:
@@ -190,8 +197,8 @@ def fit_power_law(
     fits at once. A general solver would crawl along the valley in which a, b and c make up for one another.
 
     A point's weight is one over its variance: that of its mean over seeds plus ``err * (1 - err) / num_images``.
-    The variance over a few seeds is a poor guess (3 seeds: off by more than a factor of 3 one time in three), so each is shrunk
-    towards their common ratio to ``err * (1 - err)``, as if that had been seen on 5 further seeds (Smyth 2004).
+    The variance over a few seeds is a poor guess (3 seeds: off by more than a factor of 3 one time in three), so each
+    is shrunk towards their common ratio to ``err * (1 - err)``, as if that had been seen on 5 more seeds (Smyth 2004).
     Error-free and equal seeds keep a finite weight: two errors more among the images, rates in steps of one image.
 
     The bootstrap is parametric, about the fitted law, with what can go wrong apart:
@@ -246,7 +253,7 @@ def check_held_out(
     """
     ns, rates = _checked(sizes, errs, num_images, level)
     generator = np.random.default_rng(seed)
-    law = _fit(ns[:-1], rates[:-1], num_images, level, draws, generator, same_images=True)
+    law = _fit(ns[:-1], rates[:-1], num_images, level, draws, generator)
     if isinstance(law, NoFit):
         return NoFit(f"without the largest of {len(ns)} sizes {law.reason.replace('got', 'there are')}")
     if ns[-1] > law.limit:
@@ -255,7 +262,7 @@ def check_held_out(
     predicted = law.predict(ns[-1])
     spread = math.sqrt(noise.ratio * _binomial(np.array([predicted]), num_images)[0])
     spread *= math.sqrt(max(law.misfit or 1.0, 1.0))
-    drawn = _law(ns[-1], law.draws)
+    drawn = _law(ns[-1], law.same_images_draws)
     error = spread * _student(generator, noise.dof, (draws,))
     num_seeds = rates.shape[1]
     mean = law._between(np.clip(drawn + error / math.sqrt(num_seeds), 0, 1))
@@ -352,8 +359,6 @@ def _fit(
     level: float,
     draws: int,
     generator: np.random.Generator,
-    *,
-    same_images: bool = False,
 ) -> PowerLaw | NoFit:
     num_sizes, num_seeds = rates.shape
     if num_sizes < FEWEST_SIZES:
@@ -369,9 +374,9 @@ def _fit(
     shifts = noise.draw(generator, draws)
     if misfit is not None and misfit > 1:
         shifts = shifts + _student(generator, spare, (draws, num_sizes)) * np.sqrt((misfit - 1) * noise.variance)
-    if not same_images:
-        shifts = shifts + generator.standard_normal((draws, 1)) * np.sqrt(images)
-    drawn = _least_squares(ns, np.minimum(fitted + shifts, 1), weights)
+    other_images = generator.standard_normal((draws, 1)) * np.sqrt(images)
+    both = fitted + np.concatenate([shifts + other_images, shifts])
+    drawn, same_images_draws = np.split(_least_squares(ns, np.minimum(both, 1), weights), 2)
 
     tails = (1 - level) / 2, (1 + level) / 2
     level_draws = drawn[:, 0] == 0  # such a draw fits with any exponent
@@ -387,14 +392,16 @@ def _fit(
         sizes=tuple(int(n) for n in ns),
         level=level,
         misfit=misfit,
-        notes=tuple(_notes(ns, best, c_interval, float(fitted[-1]), level, misfit, num_seeds)),
+        notes=tuple(_notes(ns, best, b_interval, c_interval, float(fitted[-1]), level, misfit, num_seeds)),
         draws=drawn,
+        same_images_draws=same_images_draws,
     )
 
 
 def _notes(
     ns: NDArray[np.int64],
     best: NDArray[np.float64],
+    b_interval: Interval,
     c_interval: Interval,
     last: float,
     level: float,
@@ -405,7 +412,7 @@ def _notes(
     notes = []
     if a == 0:
         notes.append(f"the error does not fall from {ns[0]:,} to {ns[-1]:,} images: the law is level")
-    elif b == 1:
+    elif b == 1 and b_interval.low > 0.5:
         notes.append("the exponent is at its bound of 1: the error falls as fast as the law can")
     if a > 0 and c_interval.low < last / 4 and c_interval.high - c_interval.low > last / 2:
         notes.append(
@@ -428,12 +435,11 @@ def _least_squares(
     logs = np.log(ns / ns[0])
     weights = weights / weights.sum()
     step = (1 - _LOWEST_B) / 99
-    exponents = np.linspace(_LOWEST_B, 1, 100)
-    for zoom in range(4):
-        if zoom:
-            exponents = np.clip(best[:, 1:2] + np.linspace(-step, step, 21), _LOWEST_B, 1)
-            step /= 10
-        best = _best_of(logs, errs, weights, exponents)
+    best = _best_of(logs, errs, weights, np.linspace(_LOWEST_B, 1, 100))
+    for _ in range(3):
+        around = best[:, 1:2] + np.linspace(-step, step, 21)
+        best = _best_of(logs, errs, weights, np.clip(around, _LOWEST_B, 1))
+        step /= 10
     best[:, 0] *= float(ns[0]) ** best[:, 1]
     return best
 
