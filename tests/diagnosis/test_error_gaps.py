@@ -58,6 +58,12 @@ def test_no_errors_and_all_errors_reach_exactly_to_the_edge():
     assert newcombe(13, 13, 0, 13).high == 1.0
 
 
+def test_a_mean_over_seeds_need_not_be_a_whole_number_of_errors():
+    low, high = wilson(9.5, 57)
+    assert wilson(9, 57).low < low < wilson(10, 57).low
+    assert wilson(9, 57).high < high < wilson(10, 57).high
+
+
 def test_newcombe_changes_sign_with_its_arguments():
     low, high = newcombe(5, 56, 3, 29)
     assert newcombe(3, 29, 5, 56) == pytest.approx((-high, -low))
@@ -227,6 +233,14 @@ def test_moves_that_are_made_or_exhausted_are_not_proposed():
     assert bias[-1] == "optim.l2_lambda down or model.keep_prob up"
     assert "train.steps up" in next_moves(bias=True, variance=False, unit="steps", model="timm")
     assert next_moves(bias=True, variance=False, model="timm")[0] == "a larger model.backbone"
+
+
+def test_more_data_is_not_proposed_once_a_curve_has_shown_that_it_does_not_help():
+    for how in ({}, {"data_limited": True}):
+        assert "data" in next_moves(bias=False, variance=True, **how)[0]
+        assert next_moves(bias=False, variance=True, data_helps=False, **how)[0] == "augment.*"
+    both = next_moves(bias=True, variance=True, data_helps=False, augments=True)
+    assert "then stronger augment.*" in both
 
 
 def test_moves_know_what_a_transfer_may_change():

@@ -9,6 +9,7 @@ from litmus.diagnosis.confusion import (
     per_class_err,
     pick_predictions,
 )
+from litmus.diagnosis.curve import CurveReading, Gain, Point, Trend, read_curve
 from litmus.diagnosis.decomposition import (
     CrossEntropy,
     Decomposition,
@@ -42,27 +43,37 @@ from litmus.diagnosis.gaps import (
 )
 from litmus.diagnosis.losses import TopLoss, top_losses
 from litmus.diagnosis.lr_range import Suggestion, suggest_lr
+from litmus.diagnosis.power_law import HeldOut, Needed, NoFit, PowerLaw, check_held_out, fit_power_law
 
 __all__ = [
     "Bin",
     "Calibration",
     "Confusion",
     "CrossEntropy",
+    "CurveReading",
     "Decomposition",
     "Decompositions",
     "Diagnosis",
     "Embedding",
     "Estimate",
+    "Gain",
     "Gap",
     "Gaps",
+    "HeldOut",
     "Interval",
+    "Needed",
+    "NoFit",
     "Peak",
+    "Point",
+    "PowerLaw",
     "Regression",
     "SquaredError",
     "Suggestion",
     "TopLoss",
+    "Trend",
     "VarianceSources",
     "ZeroOne",
+    "check_held_out",
     "confused_images",
     "confusion_matrix",
     "decompose",
@@ -73,6 +84,7 @@ __all__ = [
     "diagnose_errors",
     "embed",
     "error_gaps",
+    "fit_power_law",
     "knn_err",
     "most_confused",
     "newcombe",
@@ -80,6 +92,7 @@ __all__ = [
     "peak",
     "per_class_err",
     "pick_predictions",
+    "read_curve",
     "reliability",
     "spread_over_classes",
     "suggest_lr",

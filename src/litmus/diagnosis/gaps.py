@@ -18,11 +18,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(errors: int, n: int, level: float = 0.95, *, population: int | None = None) -> Interval:
+def wilson(errors: float, n: int, level: float = 0.95, *, population: int | None = None) -> Interval:
     """Interval of an error rate (Wilson 1927; Newcombe 1998a, method 3).
 
     Args:
-        errors: wrong among the ``n`` images seen.
+        errors: wrong among the ``n`` images seen; a mean over seeds need not be whole.
         n: images seen.
         level: coverage in (0, 1).
         population: how many images there are to see, when the rate over exactly these is meant: the finite population
@@ -36,9 +36,9 @@ def wilson(errors: int, n: int, level: float = 0.95, *, population: int | None =
 
 
 def newcombe(
-    errors_a: int,
+    errors_a: float,
     n_a: int,
-    errors_b: int,
+    errors_b: float,
     n_b: int,
     level: float = 0.95,
     *,
@@ -195,8 +195,8 @@ def diagnose_errors(
         train = _score(train_err, _more(n_train, num_train, train_population, more), z)
         return _difference(val_err, _score(val_err, n_val + more, z), train_err, train)
 
-    bias = _held_against(tolerance, gaps.avoidable_bias, bias_interval)
-    gap = _held_against(tolerance, gaps.generalisation_gap, gap_interval)
+    bias = _decided(tolerance, gaps.avoidable_bias, bias_interval)
+    gap = _decided(tolerance, gaps.generalisation_gap, gap_interval)
     notes = []
     if target_err > train_err:
         notes.append(
@@ -226,6 +226,7 @@ def next_moves(
     stops_early: bool | None = None,
     stopped_early: bool | None = None,
     data_limited: bool = False,
+    data_helps: bool = True,
     unit: Literal["epochs", "steps"] = "epochs",
     transferred: bool = False,
     frozen: bool = False,
@@ -245,6 +246,7 @@ def next_moves(
         stops_early: whether an early-stopping criterion is set.
         stopped_early: whether it ended this run: a longer training would then change nothing.
         data_limited: whether ``data.num_train`` left training images out.
+        data_helps: False when a learning curve has shown that more data would gain next to nothing.
         unit: what the training length is counted in.
         transferred: whether it began with learnt weights, whose shapes a wider network would not have.
         frozen: whether layers were held still to the end.
@@ -264,9 +266,9 @@ def next_moves(
         "optim.lr (see litmus lr)",
         " or ".join(filter(None, lighter)),
     ]
-    more_data = "data.num_train up" if data_limited else "more data"
+    more_data = ("data.num_train up or " if data_limited else "more data or ") if data_helps else ""
     against_variance = [
-        f"{more_data} or {'stronger ' if augments else ''}augment.*",
+        f"{more_data}{'stronger ' if augments else ''}augment.*",
         "freeze.layers=body" if transferred and not frozen else "",
         "optim.l2_lambda up" if (l2_lambda or 0) < 1000 else "",
         "model.keep_prob down" if (keep_prob or 1) > 0.5 else "",
@@ -282,28 +284,30 @@ def next_moves(
     return first + second
 
 
-def _held_against(tolerance: float, value: float, interval_with: Callable[[int], Interval]) -> Gap:
+def held_against(tolerance: float, interval: Interval) -> Status:
+    """*High* when the interval lies above the tolerance, *low* when it lies at or below, else *undecided*."""
     rounding = 1e-9  # 0.16 - 0.14 is not above 0.02
+    if interval.low > tolerance + rounding:
+        return "high"
+    return "low" if interval.high <= tolerance + rounding else "undecided"
 
-    def status(interval: Interval) -> Status:
-        if interval.low > tolerance + rounding:
-            return "high"
-        return "low" if interval.high <= tolerance + rounding else "undecided"
 
+def _decided(tolerance: float, value: float, interval_with: Callable[[int], Interval]) -> Gap:
     interval = interval_with(0)
-    gap = Gap(value, interval, status(interval))
+    gap = Gap(value, interval, held_against(tolerance, interval))
     if gap.status != "undecided":
         return gap
     # With the rates held, score intervals are nested in n: the first n that decides is found by bisection.
     beyond = 1
-    while status(interval_with(beyond)) == "undecided":
+    while held_against(tolerance, interval_with(beyond)) == "undecided":
         beyond *= 2
         if beyond > 2**40:
             return replace(gap, more_images=None)
     below = beyond // 2
     while beyond - below > 1:
         middle = (below + beyond) // 2
-        below, beyond = (middle, beyond) if status(interval_with(middle)) == "undecided" else (below, middle)
+        still = held_against(tolerance, interval_with(middle)) == "undecided"
+        below, beyond = (middle, beyond) if still else (below, middle)
     return replace(gap, more_images=beyond)
 
 
@@ -348,7 +352,7 @@ def _z(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def _check_counts(errors: int, n: int) -> None:
+def _check_counts(errors: float, n: int) -> None:
     if n < 1 or not 0 <= errors <= n:
         raise ValueError(f"{errors} errors of {n} images cannot be")
 
