@@ -85,7 +85,7 @@ def draw_augmented(config: RunConfig, data: Any, *, rows: int = 8, epochs: int =
     from litmus.diagnosis import plots
 
     chosen = data.indices("train")[:rows]
-    originals, labels = data.images("train")[chosen], data.images("train").labels[chosen]
+    originals, labels = data.images("train")[chosen], data.labels("train")[chosen]
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.info.mean, data.info.std))
     seen = [data.to_batch(Batch(originals, labels, chosen), epoch=epoch).images for epoch in range(epochs)]
     views = [(view * std + mean).clamp(0, 1).mul(255).round().byte() for view in seen]

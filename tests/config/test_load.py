@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from litmus.config import RunConfig, dump_config, flatten, json_schema, load_config, parse_config, to_dict
+from litmus.config import RunConfig, dump_config, flatten, json_schema, load_config, notes, parse_config, to_dict
 from litmus.errors import Refused
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
@@ -131,3 +131,9 @@ def test_the_config_names_every_torchvision_set_there_is_a_row_for():
     from litmus.data.sources.torchvision_sets import TABLE
 
     assert list(TORCHVISION_SETS) == sorted(TABLE)
+
+
+def test_label_noise_is_noted_with_the_training_error_that_it_leaves():
+    (note,) = notes(load_config([], ["data.label_noise=0.2"]))
+    assert "of which about 0.2 are wrong" in note
+    assert notes(load_config([], [])) == []

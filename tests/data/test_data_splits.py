@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from litmus.data.splits import make_splits, part_of, stratified_order
+from litmus.data.splits import make_splits, noisy_labels, part_of, stratified_order
 from litmus.errors import Refused
 
 BALANCED = np.repeat(np.arange(10), 100)
@@ -92,3 +92,34 @@ def test_parts_are_disjoint_stratified_of_equal_size_and_others_with_another_see
             counts = np.bincount(labels[part[:length]], minlength=5)
             assert np.abs(counts - length * np.bincount(labels) / len(labels)).max() < 2
     assert set(parts[0]) != set(part_of(labels, 0, 4, seed=4))
+
+
+def test_noisy_labels_are_the_share_asked_for_spread_evenly_over_the_other_classes():
+    labels, at = np.repeat(np.arange(5), 20_000), np.arange(100_000)
+    noisy = noisy_labels(labels, at, 0.3, 5, 0)
+    counts = np.array([[((labels == one) & (noisy == two)).sum() for two in range(5)] for one in range(5)])
+    assert np.abs(counts.diagonal() - 14_000).max() < 4 * np.sqrt(20_000 * 0.3 * 0.7)
+    assert np.abs(counts[~np.eye(5, dtype=bool)] - 1_500).max() < 4 * np.sqrt(1_500)
+
+
+def test_more_noise_keeps_the_wrong_labels_of_less():
+    labels, at = BALANCED, np.arange(len(BALANCED))
+    little, much = (noisy_labels(labels, at, share, 10, 0) for share in (0.2, 0.6))
+    wrong = little != labels
+    assert 0.1 < wrong.mean() < 0.3
+    assert np.array_equal(much[wrong], little[wrong])
+    assert np.array_equal(noisy_labels(labels, at, 0.0, 10, 0), labels)
+
+
+def test_a_noisy_label_depends_on_its_image_and_the_seed_alone():
+    labels, at = BALANCED, np.arange(len(BALANCED))
+    whole = noisy_labels(labels, at, 0.4, 10, 3)
+    part = np.array([900, 5, 400])
+    assert np.array_equal(noisy_labels(labels[part], part, 0.4, 10, 3), whole[part])
+    assert not np.array_equal(noisy_labels(labels, at, 0.4, 10, 4), whole)
+
+
+def test_with_two_classes_a_wrong_label_is_the_other_one():
+    labels = np.tile([0, 1], 50)
+    noisy = noisy_labels(labels, np.arange(100), 0.5, 2, 0)
+    assert set(noisy[noisy != labels] + labels[noisy != labels]) == {1}

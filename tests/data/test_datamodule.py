@@ -191,6 +191,33 @@ def test_parts_too_small_to_hold_every_class_are_refused():
         synthetic(parts=15).prepare()
 
 
+def test_label_noise_reaches_training_and_train_eval_and_nothing_else():
+    clean, noisy = synthetic(), synthetic(label_noise=0.4)
+    for split in SPLITS:
+        before, after = (torch.cat([batch.labels for batch in data.loader(split)]) for data in (clean, noisy))
+        assert torch.equal(before, after) == (split in ("val", "test")), split
+    idx = noisy.indices("train")
+    assert torch.equal(noisy.images("train").labels, clean.images("train").labels)
+    wrong = noisy.labels("train")[idx] != clean.labels("train")[idx]
+    assert 0.3 < wrong.float().mean() < 0.5
+    others = torch.ones(200, dtype=torch.bool).index_fill(0, idx, False)
+    assert torch.equal(noisy.labels("train")[others], clean.labels("train")[others])
+
+
+def test_label_noise_changes_the_digest_of_the_data_and_no_split():
+    clean, noisy, more = (synthetic(label_noise=share).info for share in (0.0, 0.2, 0.4))
+    assert len({clean.digest, noisy.digest, more.digest}) == 3
+    assert clean.split_digest == noisy.split_digest == more.split_digest
+    assert clean.mean == noisy.mean
+
+
+def test_label_noise_belongs_to_the_split_seed_and_the_image():
+    base, other_seed, few = (synthetic(label_noise=0.4, **how) for how in ({}, {"seed": 1}, {"num_train": 50}))
+    assert torch.equal(base.labels("train"), other_seed.labels("train"))
+    idx = few.indices("train")
+    assert torch.equal(few.labels("train")[idx], base.labels("train")[idx])
+
+
 def test_train_eval_is_a_fixed_part_of_the_training_images():
     data = synthetic(train_eval_size=30)
     idx = data.indices("train_eval")
@@ -296,6 +323,8 @@ def test_memory_stays_at_the_images_and_little_more(tmp_path, monkeypatch):
         ({"parts": 3, "part": 3}, r"part is 3, must be in \[0, 3\)"),
         ({"part": 1}, "part is 1, which only acts with parts"),
         ({"draw_seed": 1}, "draw_seed is 1, which only acts with num_train or parts"),
+        ({"label_noise": 1.0}, r"label_noise is 1.0, must be in \[0, 1\)"),
+        ({"label_noise": -0.1}, "label_noise is -0.1"),
         ({"channels": 4}, "channels is 4"),
         ({"image_size": (0, 8)}, "image_size is"),
         ({"path": "photos"}, "path is 'photos', which only name='image_folder' uses"),

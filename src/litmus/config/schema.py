@@ -152,6 +152,10 @@ class DataSection(Section):
     draw_seed: int = Field(0, ge=0, le=2**32 - 1)
     """Decides which of the training images ``num_train`` or ``parts`` draw; 0: as ``split_seed`` has them. Validation
     and test images are the same for all."""
+    label_noise: float = Field(0.0, ge=0, lt=1)
+    """Part of the training labels that is replaced by another class, each as likely: which and by what is decided by
+    (``split_seed``, image) alone, so that more noise keeps the wrong labels of less. ``train`` and ``train_eval`` are
+    measured against the noisy labels; validation and test labels stay as they are."""
     train_eval_size: int = Field(5_000, ge=1)
     """Training images that are also seen as validation sees them; bias is read from these."""
     split_seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -938,6 +942,11 @@ def notes(config: RunConfig) -> list[str]:
         found.append(
             "dropout before batch norm: activations vary more in training than in evaluation, and the running "
             "statistics are those of training (Li et al. 2018); model.head_keep_prob or stochastic depth avoid it"
+        )
+    if noise := config.data.label_noise:
+        found.append(
+            f"data.label_noise: train and train_eval are measured against labels of which about {noise:g} are wrong: that "
+            "is the training error of a network that learns none of them"
         )
     if config.optim.l2_lambda and config.optim.name in ("adagrad", "rmsprop", "adam"):
         found.append(f"{config.optim.name} rescales l2_lambda together with the gradient; adamw does not")

@@ -35,7 +35,7 @@ class DataInfo:
         num_train_eval: training images that are also evaluated, seen as validation sees them.
         mean: per channel, pixels in [0, 1].
         std: per channel, pixels in [0, 1].
-        digest: 32 hexadecimal digits over every pixel and label of every set.
+        digest: 32 hexadecimal digits over every pixel and label of every set, noisy labels included.
         split_digest: 32 hexadecimal digits over the indices of every split.
         source: where the images came from: a folder or a package.
     """

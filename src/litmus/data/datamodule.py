@@ -21,7 +21,7 @@ from litmus.data.hashing import digest_of
 from litmus.data.images import ImageSet
 from litmus.data.sampler import EvalShare, FixedBatches, IndexBatches
 from litmus.data.sources import Request, Source, load_source
-from litmus.data.splits import make_splits, part_of, stratified_order
+from litmus.data.splits import make_splits, noisy_labels, part_of, stratified_order
 from litmus.errors import refuse
 
 SPLITS = ("train", "val", "train_eval", "test")
@@ -37,12 +37,12 @@ class IndexedImages(Dataset[Batch]):
     ``wanted`` is a tensor in shared memory: worker processes that live on see it change.
     """
 
-    def __init__(self, images: ImageSet, wanted: Tensor):
-        self.images, self.wanted = images, wanted
+    def __init__(self, images: ImageSet, labels: Tensor, wanted: Tensor):
+        self.images, self.labels, self.wanted = images, labels, wanted
 
     def __getitem__(self, idx: Tensor) -> Batch:
         pixels = self.images[idx] if self.wanted else torch.empty(len(idx), 0, dtype=torch.uint8)
-        return Batch(pixels, self.images.labels[idx], idx)
+        return Batch(pixels, self.labels[idx], idx)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,6 +76,8 @@ class ImageDataModule(L.LightningDataModule):
         parts: cut the training images into so many disjoint, stratified parts of equal size, and train on one.
         part: which of ``parts``, from 0.
         draw_seed: decides which images ``num_train`` or ``parts`` draw; 0: as ``split_seed`` has them.
+        label_noise: in [0, 1), the part of the training labels that is replaced by another class, as ``noisy_labels``
+            does with ``split_seed``; ``train_eval`` has the same labels, validation and test keep theirs.
         train_eval_size: at most this many training images are evaluated; 0 for no such loader.
         split_seed: decides the splits, and the images of ``synthetic``.
         shuffle: a new order each epoch.
@@ -117,6 +119,7 @@ class ImageDataModule(L.LightningDataModule):
         parts: int | None = None,
         part: int = 0,
         draw_seed: int = 0,
+        label_noise: float = 0.0,
         train_eval_size: int = 5000,
         split_seed: int = 0,
         shuffle: bool = True,
@@ -149,10 +152,12 @@ class ImageDataModule(L.LightningDataModule):
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.num_train, self.train_eval_size = num_train, train_eval_size
         self.part, self.draw_seed = None if parts is None else (part, parts), draw_seed
+        self.label_noise = label_noise
         self.shuffle, self.workers, self.seed, self.channels_last = shuffle, workers, seed, channels_last
         self.augment = None if augment is None else Augment(**augment, seed=seed)
         self._info: DataInfo | None = None
         self._sets: dict[str, ImageSet] = {}
+        self._labels: dict[str, Tensor] = {}
         self._indices: dict[str, Tensor] = {}
         self._position = (0, 0)  # (epoch, batches): where a resumed training goes on
         self._wanted = {split: torch.ones(1, dtype=torch.bool).share_memory_() for split in SPLITS}
@@ -207,6 +212,13 @@ class ImageDataModule(L.LightningDataModule):
             "val": kept["val"] if found.val else kept["train"][torch.from_numpy(splits.val)],
             "test": kept["test"] if found.test else kept["train"][torch.from_numpy(splits.test)],
         }
+        self._labels = {split: images.labels for split, images in self._sets.items()}
+        if self.label_noise:
+            noisy, at = found.train.labels.clone(), whole_train.numpy()
+            made = noisy_labels(noisy.numpy()[at], at, self.label_noise, len(class_names), self.split_seed)
+            noisy[whole_train] = torch.from_numpy(made)
+            self._labels |= {"train": noisy, "train_eval": noisy}
+            digests.append(digest_of([noisy.numpy()]))
         if found.unique:
             check_unique(self._sets, {**self._indices, "train": whole_train})
         mean, std = self._moments(found, whole_train)
@@ -261,11 +273,20 @@ class ImageDataModule(L.LightningDataModule):
         self.prepare()
         return self._sets[split]
 
+    def labels(self, split: str) -> Tensor:
+        """(N,) int64 of that set: what its images are trained or evaluated against. ``images(split).labels`` are those
+        without ``label_noise``."""
+        self.prepare()
+        return self._labels[split]
+
     # --- loaders ------------------------------------------------------------------------------------------------------
 
     def loader(self, split: str) -> DataLoader[Batch]:
         """Batches of uint8 images. Training images in the order of (seed, epoch), the others ascending."""
-        indices, dataset = self.indices(split), IndexedImages(self.images(split), self._wanted[split])
+        indices, dataset = (
+            self.indices(split),
+            IndexedImages(self.images(split), self.labels(split), self._wanted[split]),
+        )
         training, trainer = split == "train", self.trainer
         batch_size = self.batch_size if training else self.eval_batch_size
         drop_last = training and self.drop_last
@@ -391,6 +412,8 @@ def _check_arguments(given: dict[str, Any]) -> None:
     for name in ("val_fraction", "test_fraction"):
         if not 0 <= given[name] < 1:
             raise ValueError(f"{name} is {given[name]!r}, must be in [0, 1)")
+    if not 0 <= given["label_noise"] < 1:
+        raise ValueError(f"label_noise is {given['label_noise']!r}, must be in [0, 1)")
     if given["num_train"] is not None and given["num_train"] < 1:
         raise ValueError(f"num_train is {given['num_train']!r}, must be at least 1")
     if given["parts"] is not None and not 0 <= given["part"] < given["parts"]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from litmus.data.hashing import hash64, permutation
+from litmus.data.hashing import hash64, permutation, uniform
 from litmus.errors import refuse
 
 Indices = NDArray[np.int64]
@@ -74,6 +74,22 @@ def part_of(labels: NDArray[Any], part: int, parts: int, seed: int) -> Indices:
     by_class = np.lexsort((hash64("part", seed, np.arange(len(labels))), labels))
     own = by_class[part::parts][: len(labels) // parts]
     return own[stratified_order(labels[own], "part", seed, part)]
+
+
+def noisy_labels(labels: Indices, positions: Indices, share: float, num_classes: int, seed: int) -> Indices:
+    """Labels of which about ``share`` are replaced by another class, each of the others as likely.
+
+    Decided by (``seed``, position) alone: the labels that a smaller share replaces are among those of a larger one, by
+    the same classes, and other images change nothing.
+
+    Args:
+        labels: (n,) in [0, num_classes).
+        positions: (n,) of their images, which address the draws.
+        share: in [0, 1), the probability of each label to be replaced.
+    """
+    other = (hash64("noisy label", seed, positions) % np.uint64(num_classes - 1)).astype(np.int64)
+    replaced = uniform("label noise", seed, positions) < share
+    return np.where(replaced, (labels + 1 + other) % num_classes, labels)
 
 
 def stratified_order(labels: NDArray[Any], *address: int | str) -> Indices:
