@@ -9,7 +9,13 @@ from litmus.config.claim import ClaimConfig
 from litmus.errors import nearest, refuse
 
 CLAIMS = {
+    "bias_first_recipe": "verdicts:BiasFirstRecipe",
+    "decomposition_regression": "regression:DecompositionRegression",
+    "decomposition_width": "many_models:DecompositionWidth",
+    "four_regimes": "verdicts:FourRegimes",
+    "init_vs_sampling": "many_models:InitVsSampling",
     "l2_shrinks": "regularisation:L2Shrinks",
+    "more_data": "learning_curves:MoreData",
     "vanishing": "vanishing:Vanishing",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
