@@ -1,5 +1,6 @@
 """The claims on the verdict, on made tables; their files; and their networks' overrides."""
 
+import itertools
 import json
 import math
 
@@ -82,7 +83,8 @@ def test_one_seed_called_otherwise_decides_nothing_and_is_named(four):
     table["arms"]["digits"]["verdict"][3] = "undecided"
     evidence = four.judge(table)
     assert conclude(evidence) == "inconclusive"
-    assert "4 of 5" in evidence[6].found and "else called undecided" in evidence[7].found
+    assert "4 of 5" in evidence[6].found
+    assert "else called undecided" in evidence[7].found
 
 
 def test_a_regime_that_is_never_recognised_contradicts(four):
@@ -154,7 +156,8 @@ def done(tmp_path, train_err, val_err, *, num=(100, 10_000), state="COMPLETE", r
 def test_numbers_of_a_verdict_are_those_of_the_result(tmp_path, four):
     found = verdict_of(done(tmp_path, 0.15, 0.30), four.base)
     assert found["verdict"] == "high bias, high variance"
-    assert found["bias"] == pytest.approx(0.15) and found["gap"] == pytest.approx(0.15)
+    assert found["bias"] == pytest.approx(0.15)
+    assert found["gap"] == pytest.approx(0.15)
     assert found["bias_ends"] == [0.15, 0.15]  # all training images were seen: exact
     assert found["gap_ends"] == pytest.approx([0.1411, 0.1591], abs=1e-4)  # Wilson's, of 3,000 in 10,000
     assert (found["train_err"], found["val_err"]) == (0.15, 0.30)
@@ -163,7 +166,9 @@ def test_numbers_of_a_verdict_are_those_of_the_result(tmp_path, four):
 def test_a_training_that_diverged_has_no_numbers(tmp_path, four):
     found = verdict_of(done(tmp_path, 0.1, 0.1, state="FAIL", reason="not finite: loss"), four.base)
     assert found["verdict"] == DIVERGED
-    assert math.isnan(found["bias"]) and math.isnan(found["gap"]) and math.isnan(found["gap_ends"][1])
+    assert math.isnan(found["bias"])
+    assert math.isnan(found["gap"])
+    assert math.isnan(found["gap_ends"][1])
 
 
 def test_a_table_has_a_row_for_each_training(tmp_path, four):
@@ -202,8 +207,8 @@ def test_the_regimes_are_what_they_are_called(four):
 
 def test_steps_add_up(recipe):
     arms = list(recipe.arms().values())
-    assert all(later[: len(before)] == before for before, later in zip(arms, arms[1:], strict=False))
-    assert all(len(later) > len(before) for before, later in zip(arms, arms[1:], strict=False))
+    assert all(later[: len(before)] == before for before, later in itertools.pairwise(arms))
+    assert all(len(later) > len(before) for before, later in itertools.pairwise(arms))
 
 
 def settings(**given):
@@ -258,10 +263,12 @@ def test_the_title_counts_what_was_right(four, tmp_path, monkeypatch):
 def test_the_recipe_is_drawn_with_its_path(recipe, tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr("litmus.claims.plane.style.write_title", lambda figure, *words: titles.append(words))
-    table = steps(arm("high bias", 0.5, 0.0), arm("high variance", 0.1, 0.2), arm("high variance", 0.2, 0.1))
-    assert recipe.draw(table, tmp_path / "recipe.png").is_file()
-    assert "0.504 to 0.304 in 2 steps" in titles[0][0]
-    assert "high bias, then high variance\n" in titles[0][1]
+    arms = arm("high bias", 0.5, 0.0), arm("high variance", 0.1, 0.2), arm("high variance", 0.2, 0.05)
+    assert recipe.draw(steps(*arms), tmp_path / "recipe.png").is_file()
+    assert titles[0][0].endswith("0.504 to 0.254 in 2 steps")
+    recipe.draw(steps(arms[0], arms[2], arms[1]), tmp_path / "worse.png")
+    assert titles[1][0].endswith("0.504 to 0.304 in 2 steps (0.254 at point 2)")
+    assert "high bias → high variance\n" in titles[0][1]
 
 
 def test_figures_are_drawn_of_what_diverged(four, recipe, tmp_path):

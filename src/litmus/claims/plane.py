@@ -21,6 +21,7 @@ BOXES = {
     (True, True): "high bias, high variance",
 }
 """(bias is high, gap is high) -> the verdict there."""
+BEHIND = {"color": "white", "alpha": 0.7, "pad": 0.5}
 TICKS = (0.0, 0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -114,7 +115,7 @@ def _boxes(axes: Any, tolerance: float) -> None:
         y = (border - low) / (top - low) + 0.015 if gap else 0.02
         text = name if bias else name.replace(", ", ",\n").replace("high variance", "high\nvariance")
         style.write(axes, x, y, text, size=8, color=style.SOFT, ha="right" if bias else "center", va="bottom",
-                    transform=axes.transAxes, zorder=5)  # fmt: skip
+                    transform=axes.transAxes, zorder=1.5, bbox=BEHIND)  # fmt: skip
 
 
 def _name(figure: Any, axes: Any, left: float, top: float, name: str, color: str, marker: str, group: Group) -> None:

@@ -192,15 +192,19 @@ class BiasFirstRecipe(VerdictClaim):
 
     def draw(self, table: Table, path: Path) -> Path:
         names, arms = list(table["arms"]), table["arms"]
-        first, last = (_mean(arms[name]["val_err"]) for name in (names[0], names[-1]))
-        path_of = [commonest(arms[name]["verdict"]) for name in names]
-        distinct = [name for at, name in enumerate(path_of) if at == 0 or path_of[at - 1] != name]
+        errs = [_mean(arms[name]["val_err"]) for name in names]
+        title = f"Bias first, then variance: validation error {errs[0]:.3f} to {errs[-1]:.3f} in {len(errs) - 1} steps"
+        best = min((at for at in range(len(errs)) if math.isfinite(errs[at])), key=errs.__getitem__, default=0)
+        if best < len(errs) - 1 and math.isfinite(errs[best]):
+            title += f" ({errs[best]:.3f} at point {best + 1})"
+        verdicts = [commonest(arms[name]["verdict"]).replace(", ", " and ") for name in names]
+        distinct = [name for at, name in enumerate(verdicts) if at == 0 or verdicts[at - 1] != name]
         return draw_plane(
             groups_of(table),
             path,
             tolerance=table["tolerance"],
-            title=f"Bias first, then variance: validation error {first:.3f} to {last:.3f} in {len(names) - 1} steps",
-            subtitle=f"Verdicts: {', then '.join(distinct)}\n{len(table['seeds'])} seeds each; crosses: 95% intervals; "
+            title=title,
+            subtitle=f"Verdicts: {' → '.join(distinct)}\n{len(table['seeds'])} seeds each; crosses: 95% intervals; "
             f"dashed: the tolerance of {table['tolerance']:g}; axes of square roots",
             joined=True,
         )
