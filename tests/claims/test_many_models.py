@@ -37,6 +37,7 @@ def estimate(value, error=0.01):
         ([0.5, 0.2, 0.21], "supported"),  # up by less than 2 standard errors, which are of a difference
         ([0.5, 0.2, 0.3], "inconclusive"),  # a step up
         ([0.3, 0.29, 0.28], "inconclusive"),  # within chance
+        ([0.28, 0.29, 0.3], "inconclusive"),
         ([0.2, 0.3, 0.5], "contradicted"),
         ([0.5, NAN, 0.2], "inconclusive"),
         ([0.5, 0.3, NAN], "inconclusive"),

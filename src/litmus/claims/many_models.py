@@ -220,7 +220,7 @@ def interior_maximum(what: str, x: Sequence[float], sweep: Sequence[Estimate]) -
         course += f"; highest at {x[found.position]:g}, {found.above_ends:.1f} standard errors"
         return Evidence(what, outcome, course)
     above = [standard_errors_between(sweep[found.position], one) for one in sweep[1:-1]]
-    clear = not found.interior and bool(above) and all(one is not None and one > ERRORS for one in above)
+    clear = bool(above) and all(one is not None and one > ERRORS for one in above)
     return Evidence(what, "contradicted" if clear else "inconclusive", f"{course}; highest at {x[found.position]:g}")
 
 

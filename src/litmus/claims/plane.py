@@ -59,8 +59,11 @@ def draw_plane(
     Returns:
         The PNG's path; an SVG of the same name lies beside it.
     """
-    names = [f"{at}. {name}" if joined else name for at, name in enumerate(groups, 1)]
-    beside = min(3.2, max((style.width_of(style.legible(name), 8.5) for name in names), default=0) + 0.5)
+    names = [
+        style.legible(f"{at}. {name}" if joined else name) + _lost(group)
+        for at, (name, group) in enumerate(groups.items(), 1)
+    ]
+    beside = min(3.2, max((style.width_of(name, 8.5, bold=True) for name in names), default=0) + 0.5)
     wide, tall, left, top = 5.2, 3.6, 0.85, 0.8
     figure = style.new_figure(left + wide + 0.3 + beside, top + tall + 0.65)
     style.write_title(figure, title, subtitle)
@@ -81,7 +84,7 @@ def draw_plane(
         axes.vlines(bias, *_root(group.gap_ends).T, color=color, linewidth=1, alpha=0.55, zorder=2)
         axes.plot(bias, gap, linestyle="", marker=marker, markersize=6, color=color, markeredgecolor="white",
                   markeredgewidth=0.6, zorder=4)  # fmt: skip
-        _name(figure, axes, left + wide + 0.3, top + 0.15 + 0.26 * at, names[at], color, marker, group)
+        _name(figure, left + wide + 0.3, top + 0.15 + 0.26 * at, names[at], color, marker)
     if joined:
         _arrows(axes, points)
     return style.save(figure, path, svg=True)
@@ -118,12 +121,16 @@ def _boxes(axes: Any, tolerance: float) -> None:
                     transform=axes.transAxes, zorder=1.5, bbox=BEHIND)  # fmt: skip
 
 
-def _name(figure: Any, axes: Any, left: float, top: float, name: str, color: str, marker: str, group: Group) -> None:
-    width, height = figure.get_size_inches()
+def _lost(group: Group) -> str:
     lost = sum(not math.isfinite(value) for value in group.bias)
-    text = style.fitted(style.legible(name) + (f" ({lost} diverged)" if lost else ""), width - left - 0.3, 8.5)
+    return f" ({lost} diverged)" if lost else ""
+
+
+def _name(figure: Any, left: float, top: float, name: str, color: str, marker: str) -> None:
     from matplotlib.lines import Line2D
 
+    width, height = figure.get_size_inches()
+    text = style.fitted(name, width - left - 0.25, 8.5, bold=True)
     place = Line2D([(left + 0.06) / width], [1 - top / height], marker=marker, markersize=6, color=color,
                    linestyle="", transform=figure.transFigure)  # fmt: skip
     figure.add_artist(place)
