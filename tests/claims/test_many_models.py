@@ -254,6 +254,24 @@ def test_sources_are_read_judged_and_drawn(sources, tmp_path, monkeypatch):
     assert titles[2].endswith("not known, trainings diverged")
 
 
+def test_models_stand_where_the_design_put_them(widths):
+    from litmus.config.vary import Arm
+    from litmus.decompose import Design, answers_of
+
+    design = Design(draws=2, reshuffles=3, seeds=2)
+    cells = design.cells(Arm(""), widths.base)
+    given = [{"log_probs": np.full((4, 3), float(at)), "labels": np.arange(4)} for at in range(len(cells))]
+    logs, labels = answers_of(list(trained(cells, given).values()), design)
+    assert logs.shape == (3, 2, 2, 4, 3)
+    assert labels.tolist() == [0, 1, 2, 3]
+    for at, cell in enumerate(cells):
+        data = cell.config.data
+        assert (logs[data.draw_seed - 1, data.part, cell.config.seed % 2] == at).all()
+    given[3]["labels"] = np.arange(4)[::-1]
+    with pytest.raises(RuntimeError, match="same images"):
+        answers_of(list(trained(cells, given).values()), design)
+
+
 # Files and settings
 
 

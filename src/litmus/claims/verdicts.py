@@ -193,7 +193,7 @@ class BiasFirstRecipe(VerdictClaim):
     def draw(self, table: Table, path: Path) -> Path:
         names, arms = list(table["arms"]), table["arms"]
         errs = [_mean(arms[name]["val_err"]) for name in names]
-        title = f"Bias first, then variance: validation error {errs[0]:.3f} to {errs[-1]:.3f} in {len(errs) - 1} steps"
+        title = f"Validation error {errs[0]:.3f} to {errs[-1]:.3f} in {len(errs) - 1} steps"
         best = min((at for at in range(len(errs)) if math.isfinite(errs[at])), key=errs.__getitem__, default=0)
         if best < len(errs) - 1 and math.isfinite(errs[best]):
             title += f" ({errs[best]:.3f} at point {best + 1})"
