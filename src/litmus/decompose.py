@@ -148,6 +148,21 @@ class TakenApart:
     train_err: float
 
 
+def answers_of(done: Sequence[Done], design: Design) -> tuple[Any, Any]:
+    """Log-probabilities (reshuffles, draws, seeds, N, K) of the models of one arm, in ``Design.cells``' order, and
+    labels (N,).
+
+    Raises:
+        RuntimeError: the models were not asked about the same images.
+    """
+    answers = [one.measured(answers_to(design.split)) for one in done]
+    labels = answers[0]["labels"]
+    if any(not np.array_equal(one["labels"], labels) for one in answers):
+        raise RuntimeError("the models were not asked about the same images")
+    shape = (design.reshuffles, design.draws, design.seeds, *answers[0]["log_probs"].shape)
+    return np.stack([one["log_probs"] for one in answers]).reshape(shape), labels
+
+
 def take_apart(done: Sequence[Done], design: Design) -> TakenApart:
     """What the models of one arm say of the same images, taken apart."""
     from litmus.diagnosis.decomposition import decompose as taken
@@ -157,12 +172,7 @@ def take_apart(done: Sequence[Done], design: Design) -> TakenApart:
     if diverged:
         return TakenApart(None, None, diverged, float("nan"))
     train_err = float(np.mean([one.result()["train_eval"]["err"] for one in done]))
-    answers = [one.measured(answers_to(design.split)) for one in done]
-    labels = answers[0]["labels"]
-    if any(not np.array_equal(one["labels"], labels) for one in answers):
-        raise RuntimeError("the models were not asked about the same images")
-    shape = (design.reshuffles, design.draws, design.seeds, *answers[0]["log_probs"].shape)
-    logs = np.stack([one["log_probs"] for one in answers]).reshape(shape)
+    logs, labels = answers_of(done, design)
     parts = taken(logs[:, :, 0], labels)
     sources = None
     if design.seeds > 1:

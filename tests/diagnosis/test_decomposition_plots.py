@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litmus.diagnosis import Decompositions, Estimate, Interval, SquaredError, decompose, decompose_regression, style
-from litmus.diagnosis.decomposition_plots import decomposition_sweep
+from litmus.diagnosis import (
+    Decompositions,
+    Estimate,
+    Interval,
+    SquaredError,
+    decompose,
+    decompose_regression,
+    decomposition_plots,
+    style,
+)
+from litmus.diagnosis.decomposition_plots import decomposition_sweep, decomposition_sweeps
 
 
 def estimate(value, error=0.01, points=()):
@@ -331,3 +340,35 @@ print([name for name in ("matplotlib.pyplot", "torch", "sklearn") if name in sys
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert isinstance(everything(), Decompositions)
+
+
+# Several conditions
+
+
+def test_conditions_share_one_scale_and_are_named(tmp_path, monkeypatch):
+    limits, heads = [], []
+    draw, write = decomposition_plots._draw, decomposition_plots.style.write
+
+    def drawn(axes, *given):
+        draw(axes, *given)
+        limits.append(axes.get_ylim())
+
+    def written(where, x, y, text, **how):
+        heads.append(text)
+        return write(where, x, y, text, **how)
+
+    monkeypatch.setattr(decomposition_plots, "_draw", drawn)
+    monkeypatch.setattr(decomposition_plots.style, "write", written)
+    low, high = {1: squared(0.1, 0.05), 4: squared(0.1, 0.02)}, {1: squared(0.7, 0.1), 4: squared(0.5, 0.3)}
+    path = decomposition_sweeps({"clean": low, "noisy": high}, tmp_path / "two.png", title="A message", subtitle="a\nb")
+    assert path.stat().st_size > 10_000
+    assert limits[0] == limits[1]
+    assert {"clean", "noisy"} <= set(heads)
+
+
+def test_a_condition_of_which_nothing_is_known_has_an_empty_panel(tmp_path):
+    known = {1: squared(0.1, 0.05), 4: squared(0.1, 0.02)}
+    assert decomposition_sweeps({"clean": known, "lost": {}}, tmp_path / "a.png", title="t").is_file()
+    assert decomposition_sweeps({"lost": {}}, tmp_path / "b.png", title="t").is_file()
+    with pytest.raises(ValueError, match="empty sweep"):
+        decomposition_sweeps({}, tmp_path / "c.png", title="t")

@@ -10,12 +10,18 @@ from litmus.errors import nearest, refuse
 
 CLAIMS = {
     "augmentation": "augmentation:Augmentation",
+    "bias_first_recipe": "verdicts:BiasFirstRecipe",
     "bn_times_decay": "scale:BNTimesDecay",
+    "decomposition_regression": "regression:DecompositionRegression",
+    "decomposition_width": "many_models:DecompositionWidth",
     "dropout_before_bn": "dropout:DropoutBeforeBN",
     "dropout_gap": "dropout:DropoutGap",
     "early_stopping": "early_stopping:EarlyStops",
+    "four_regimes": "verdicts:FourRegimes",
+    "init_vs_sampling": "many_models:InitVsSampling",
     "l1_sparsifies": "regularisation:L1Sparsifies",
     "l2_shrinks": "regularisation:L2Shrinks",
+    "more_data": "learning_curves:MoreData",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
 

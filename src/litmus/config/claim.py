@@ -20,6 +20,21 @@ Texts = Annotated[
 ]
 
 
+S = TypeVar("S", bound=Section)
+
+Several = Annotated[tuple[S, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+"""One section or more, in their order: ``arms: Several[ArmConfig]``."""
+
+
+class ArmConfig(Section):
+    """One of the things that a claim compares."""
+
+    name: str = Field(min_length=1)
+    """Shown, so written for people; no two arms share it."""
+    set: Texts = ()
+    """Overrides of the base."""
+
+
 class FullConfig(Section):
     """The form of a claim for a GPU and the papers' own data."""
 
@@ -94,9 +109,6 @@ def claim_base(claim: ClaimConfig, *, source: str = "claim") -> RunConfig:
         return load_config(files, [part for part in claim.base if part not in files])
     except Refused as refused:
         raise Refused(refused.problems, source=f"{source}: base") from None
-
-
-S = TypeVar("S", bound=Section)
 
 
 def settings_of(claim: ClaimConfig, section: type[S]) -> S:

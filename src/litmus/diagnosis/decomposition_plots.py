@@ -66,21 +66,75 @@ def decomposition_sweep(
     rows = [sweep[value] for value in place.values]
     panels = _panels(rows, losses)
     wide = _WIDTHS[len(panels)]
-    turned = False
     if place.names:
-        room = wide / len(rows) - 0.06
-        turned = max(style.width_of(label, 8) for label in place.labels) > room
         wide = max(wide, 0.17 * len(rows))
-    under = 0.6 + (max(style.width_of(label, 8) for label in place.labels) - 0.1 if turned else 0.0)
+    each = _LEFT + wide + _RIGHT
+    title, *beneath = [*_fitting(_message(panels[0], place, x), each * len(panels) - 0.4), _basis(panels, place)]
+    return _draw_row([(panel, place) for panel in panels], x, title, beneath, Path(path), svg=svg)
+
+
+def decomposition_sweeps(
+    sweeps: Mapping[str, Mapping[float, Decomposition]],
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    x: str = "width",
+    svg: bool = False,
+) -> Path:
+    """The same sweep under several conditions, a panel for each, on one scale. Otherwise as ``decomposition_sweep``.
+
+    Args:
+        sweeps: condition -> sweep over numbers; an empty one, of which nothing is known, has an empty panel.
+        title, subtitle: the message, and what it rests on.
+
+    Raises:
+        ValueError: as ``decomposition_sweep``, for any of them; no condition at all.
+    """
+    if not sweeps:
+        raise ValueError("an empty sweep has nothing to draw")
+    panels: list[tuple[list[Decomposition], _Place | None]] = []
+    for sweep in sweeps.values():
+        place = _place(sweep) if sweep else None
+        panels.append((_panels([sweep[value] for value in place.values], LOSSES)[0] if place else [], place))
+    return _draw_row(panels, x, title, subtitle.split("\n"), Path(path), svg=svg, heads=list(sweeps))
+
+
+def _draw_row(
+    panels: Sequence[tuple[list[Decomposition], _Place | None]],
+    x: str,
+    title: str,
+    beneath: Sequence[str],
+    path: Path,
+    *,
+    svg: bool,
+    heads: Sequence[str] = (),
+) -> Path:
+    """``heads``: what each panel is called; then they share their scale."""
+    wide, under = _WIDTHS[min(len(panels), 3)], 0.6
+    turned = [False] * len(panels)
+    for i, (panel, place) in enumerate(panels):
+        if place is not None and place.names:
+            room = wide / len(panel) - 0.06
+            widest = max(style.width_of(label, 8) for label in place.labels)
+            turned[i] = widest > room
+            wide = max(wide, 0.17 * len(panel))
+            under = max(under, 0.5 + widest) if turned[i] else under
     each = _LEFT + wide + _RIGHT
     room = each * len(panels) - 0.4
-    title, *beneath = [*_fitting(_message(panels[0], place, x), room), _basis(panels, place)]
-    top = _TOP + 0.17 * (len(beneath) - 1)
+    top = _TOP + 0.17 * (len(beneath) - 1) + (0.2 if heads else 0)
     figure = style.new_figure(each * len(panels), top + _HEIGHT + under)
-    for i, panel in enumerate(panels):
+    everything = [one for panel, place in panels if place for _, _, found in _series(panel) for one in found]
+    for i, (panel, place) in enumerate(panels):
         axes = style.add_axes(figure, each * i + _LEFT, top, wide, _HEIGHT)
-        _draw(axes, panel, place)
-        _label_places(axes, place, wide, turned)
+        if heads:
+            head = style.fitted(style.legible(heads[i]), wide + _RIGHT, 9, bold=True)
+            style.write(axes, 0, 1.11, head, size=9, weight="bold", transform=axes.transAxes)
+        if place is None:
+            style.write(axes, 0.5, 0.5, "nothing to draw", color=style.SOFT, ha="center", transform=axes.transAxes)
+            continue
+        _draw(axes, panel, place, everything if heads else None)
+        _label_places(axes, place, wide, turned[i])
         log = ", log scale" if place.log else ""
         style.name_axes(axes, style.fitted(style.legible(x) + log, wide, 9), _UNITS[panel[0].loss])
     style.write_title(figure, title, "\n".join(style.fitted(line, room, 8.5) for line in beneath))
@@ -152,14 +206,14 @@ def _series(panel: list[Decomposition]) -> list[tuple[str, str, list[Estimate]]]
     ]
 
 
-def _draw(axes: Axes, panel: list[Decomposition], place: _Place) -> None:
+def _draw(axes: Axes, panel: list[Decomposition], place: _Place, scaled_by: Sequence[Estimate] | None = None) -> None:
     apart = place.names or len(panel) == 1  # nothing lies between names: no lines, no bands
     series = _series(panel)
     at = np.array(place.at)
     low, high = at[0], at[-1]
     pad = 0.5 if apart else 0.03 * (high - low)
     axes.set_xlim(low - pad, high + pad)
-    _scale(axes, [one for _, _, estimates in series for one in estimates])
+    _scale(axes, scaled_by or [one for _, _, estimates in series for one in estimates])
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     size = 5.0 if len(panel) <= 12 else 3.5
@@ -199,7 +253,7 @@ def _mark_peak(axes: Axes, panel: list[Decomposition], place: _Place) -> None:
     style.write(axes, place.at[top], 1.03, text, size=8, color=VARIANCE, ha=side, transform=axes.get_xaxis_transform())
 
 
-def _scale(axes: Axes, estimates: list[Estimate]) -> None:
+def _scale(axes: Axes, estimates: Sequence[Estimate]) -> None:
     """From 0, or from below when something is negative. Intervals that dwarf the values are cut off."""
     values = [value for one in estimates for value in (one.value, *one.points)]
     ends = [end for one in estimates if one.interval for end in one.interval]
