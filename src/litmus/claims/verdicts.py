@@ -78,7 +78,7 @@ def verdict_of(one: Done, config: RunConfig) -> dict[str, Any]:
         val["err"],
         train["num_images"],
         val["num_images"],
-        config.diagnosis.target_err,
+        config.data.target_err,
         config.diagnosis.tolerance,
         train_population=result["num_train"],
     )

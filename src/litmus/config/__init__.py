@@ -4,8 +4,6 @@ YAML files are merged left to right, then ``a.b=c`` overrides, then checked as a
 once with its dotted key, the value, what is allowed and the nearest right key.
 """
 
-from pydantic import Field
-
 from litmus.config.load import (
     deciding,
     dump_config,
