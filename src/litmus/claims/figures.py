@@ -1,4 +1,4 @@
-"""The two figures that claims are drawn as, in one style: arms side by side, and curves over a setting."""
+"""The figures that claims are drawn as, in one style: arms side by side, curves over a setting, and maps."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Panel:
         lines: level -> what it is, drawn across: a published number, a bound.
         log_x, log_y: logarithmic axes; of ``x`` the 0 is put to the left of the smallest.
         unfinished: what a NaN means, said where there is one.
+        y_range: of the axis, where panels are to be compared; default: what the values need.
     """
 
     series: Mapping[str, Any]
@@ -40,14 +41,29 @@ class Panel:
     log_y: bool = False
     title: str = ""
     unfinished: str = "diverged"
+    y_range: tuple[float, float] | None = None
 
 
-def draw(panels: Sequence[Panel], path: str | Path, *, title: str, subtitle: str = "", width: float = 4.0) -> Path:
-    """The panels in a row, under one message. PNG, and an SVG of the same name beside it."""
+def draw(
+    panels: Sequence[Panel],
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    width: float = 4.0,
+    one_legend: bool = False,
+) -> Path:
+    """The panels in a row, under one message. PNG, and an SVG of the same name beside it.
+
+    Args:
+        width: of a panel, in inches.
+        one_legend: the panels have the same series, which are named once, at the right; else each at its curve's end.
+    """
     longest = max((len(name) for panel in panels for name in panel.series), default=0)
-    beside = min(2.2, 0.35 + 0.075 * longest)
-    gap = 0.75
+    named = min(2.2, 0.35 + 0.075 * longest)
+    beside, gap = 0.1 if one_legend else named, 0.75
     total = 0.2 + sum(gap + width + (beside if panel.x is not None else 0.25) for panel in panels)
+    total += named + 0.2 if one_legend else 0.0
     below = 0.95 if any(panel.x is None for panel in panels) else 0.7
     tall = 2.6
     lines = max(1, subtitle.count("\n") + 1) if subtitle else 0
@@ -62,12 +78,87 @@ def draw(panels: Sequence[Panel], path: str | Path, *, title: str, subtitle: str
         if panel.x is None:
             _side_by_side(axes, panel)
         else:
-            _over(axes, panel)
+            _over(axes, panel, named=not one_legend)
         left += gap + width + (beside if panel.x is not None else 0.25)
+    if one_legend:
+        canvas = style.canvas(figure)
+        for at, (name, color, marker, _) in enumerate(_styled(panels[0])):
+            y = top + 0.15 + 0.22 * at
+            canvas.plot([left, left + 0.3], [y, y], color=color, linewidth=1.8, marker=marker, markersize=4.5)
+            style.write(canvas, left + 0.4, y, style.legible(name), size=8.5, va="center")
     return style.save(figure, path, svg=True)
 
 
-def _over(axes: Any, panel: Panel) -> None:
+@dataclass(frozen=True)
+class Map:
+    """A grid of numbers: ``rows`` from the bottom up, (len(rows), len(columns)), NaN for none."""
+
+    columns: Sequence[float]
+    rows: Sequence[Sequence[float]]
+
+
+def draw_maps(
+    quantities: Sequence[tuple[str, str, float, float, Sequence[Map]]],
+    names: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+    x: str,
+    y: str,
+    subtitle: str = "",
+) -> Path:
+    """A row of maps for each quantity, a column for each arm; one scale of colours a row.
+
+    Args:
+        quantities: what it is (log10), a colour map, the ends of its scale, and a map for each arm.
+        names: of the arms.
+    """
+    from matplotlib import colormaps
+
+    each = min(2.3, 7.6 / max(len(names), 1))
+    tall, gap, left, top = 1.35, 0.22, 0.75, 0.95
+    total = left + len(names) * (each + gap) + 1.25
+    figure = style.new_figure(max(total, 6.0), top + len(quantities) * (tall + gap) + 0.45)
+    style.write_title(figure, title, subtitle)
+    canvas = style.canvas(figure)
+    for column, name in enumerate(names):
+        at = left + column * (each + gap)
+        style.write(canvas, at, top - 0.1, style.fitted(style.legible(name), each, 8, bold=True), size=8, weight="bold")
+    for row, (says, colors, low, high, maps) in enumerate(quantities):
+        down = top + row * (tall + gap)
+        colormap = colormaps[colors].with_extremes(bad=style.FAINT)
+        image: Any = None
+        for column, one in enumerate(maps):
+            axes = style.add_axes(figure, left + column * (each + gap), down, each, tall)
+            values = np.array([list(line) for line in one.rows], dtype=float).reshape(len(one.rows), -1)
+            if not values.size:
+                values = np.full((1, 1), np.nan)
+            height, width = values.shape
+            image = axes.imshow(
+                np.ma.masked_invalid(values), cmap=colormap, vmin=low, vmax=high, origin="lower", aspect="auto",
+                interpolation="nearest", extent=(-0.5, width - 0.5, 0.5, height + 0.5),
+            )  # fmt: skip
+            last = row == len(quantities) - 1
+            ticks = np.unique(np.linspace(0, width - 1, min(width, 4)).round().astype(int))
+            axes.set_xticks(ticks, [f"{one.columns[t]:,g}" if last and len(one.columns) else "" for t in ticks])
+            axes.set_yticks(sorted({1, height}), [f"{k}" if column == 0 else "" for k in sorted({1, height})])
+            style.name_axes(axes, x if last else "", y if column == 0 else "")
+        right = left + len(names) * (each + gap)
+        style.write(canvas, right, down + 0.02, says, size=8, va="top", linespacing=1.3)
+        scale = style.add_axes(figure, right, down + 0.5, 0.12, tall - 0.6)
+        bar = figure.colorbar(image, cax=scale, extend="both")
+        bar.outline.set_visible(False)
+        bar.set_ticks([low, (low + high) / 2, high])
+        bar.set_ticklabels([power(low), power((low + high) / 2), power(high)])
+    return style.save(figure, path, svg=True)
+
+
+def power(log10: float) -> str:
+    """A tick of a logarithmic scale: ``1e-6``, ``1``."""
+    return "1" if log10 == 0 else f"1e{log10:g}"
+
+
+def _over(axes: Any, panel: Panel, *, named: bool) -> None:
     assert panel.x is not None
     at, ticks = _places(panel.x, log=panel.log_x)
     axes.set_xlim(at[0] - 0.04 * (at[-1] - at[0] or 1), at[-1] + 0.04 * (at[-1] - at[0] or 1))
@@ -83,14 +174,16 @@ def _over(axes: Any, panel: Panel) -> None:
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
             for row in rows:
                 axes.plot(at, row, linestyle="", marker=".", markersize=3, color=color, alpha=0.5, zorder=2)
-        axes.plot(at, means, color=color, linewidth=1.6, marker=marker, markersize=4.5, zorder=3)
+        every = max(1, math.ceil(len(at) / 12))
+        axes.plot(at, means, color=color, linewidth=1.6, marker=marker, markersize=4.5, markevery=every, zorder=3)
         last = next((value for value in means[::-1] if math.isfinite(value)), math.nan)
         if math.isfinite(last):
             ends.append((float(last), name, color))
     _mark_lines(axes, panel)
     style.name_axes(axes, panel.x_name, panel.y)
     _say_lost(axes, panel)
-    style.label_ends(axes, ends)
+    if named:
+        style.label_ends(axes, ends)
 
 
 def _side_by_side(axes: Any, panel: Panel) -> None:
@@ -155,7 +248,7 @@ def _scale_y(axes: Any, panel: Panel) -> None:
         return
     low, high = float(seen.min()), float(seen.max())
     pad = 0.06 * (high - low or abs(high) or 1)
-    axes.set_ylim(0 if 0 <= low < 0.35 * high else low - pad, high + pad)
+    axes.set_ylim(*panel.y_range or (0 if 0 <= low < 0.35 * high else low - pad, high + pad))
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 

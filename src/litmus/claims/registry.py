@@ -10,6 +10,13 @@ from litmus.errors import nearest, refuse
 
 CLAIMS = {
     "l2_shrinks": "regularisation:L2Shrinks",
+    "batch_norm_speed": "batch_norm:BatchNormSpeed",
+    "degradation": "depth:Degradation",
+    "delete_a_block": "depth:DeleteABlock",
+    "gradients_in_training": "gradients:GradientsInTraining",
+    "he_vs_xavier_30": "gradients:HeVsXavier30",
+    "rescue_without_bn": "depth:RescueWithoutBN",
+    "vanishing": "gradients:Vanishing",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
 
