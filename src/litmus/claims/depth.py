@@ -190,7 +190,7 @@ class RescueWithoutBN(Claim):
             raise self.refuse("small_rates", f"must fall, above 0 and below optim.lr = {base.optim.lr:g}", rates)
         if base.model.name != "residual" or base.model.norm != "none":
             raise self.refuse("base", "is to be a residual network with model.norm = none", base.model.norm)
-        arms = {
+        arms: dict[str, dict[str, Any]] = {
             "He": {},
             "Fixup": {"model.init": "fixup"},
             "zero branch": {"model.init": "zero_branch"},
@@ -265,7 +265,7 @@ def bypass(block: Any) -> nn.Module:
     from litmus.networks.blocks import ZeroPadShortcut
 
     if hasattr(block, "shortcut"):
-        return block.shortcut  # type: ignore[no-any-return]
+        return block.shortcut
     conv = block.get_submodule("branch.conv1")
     return ZeroPadShortcut(conv.out_channels - conv.in_channels, stride=conv.stride[0])
 

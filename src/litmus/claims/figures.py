@@ -130,7 +130,7 @@ def draw_maps(
         image: Any = None
         for column, one in enumerate(maps):
             axes = style.add_axes(figure, left + column * (each + gap), down, each, tall)
-            values = np.array([list(line) for line in one.rows], dtype=float).reshape(len(one.rows), -1)
+            values = np.array([list(line) for line in one.rows] or [[]], dtype=float)
             if not values.size:
                 values = np.full((1, 1), np.nan)
             height, width = values.shape

@@ -60,13 +60,14 @@ class Vanishing(Claim):
         table: Table = {"depths": depths, "arms": {}, "rows": []}
         for (activation, init, skip), by_depth in flows.items():
             name = start(activation, init, skip=skip)
-            table["arms"][name] = arm = {
+            arm: dict[str, Any] = {
                 "per_layer": [[flow.decades_per_layer for flow in seeds] for seeds in by_depth],
                 "first_to_last": [[flow.first_to_last for flow in seeds] for seeds in by_depth],
                 "weights": [[flow.weight_gradient_ratio for flow in seeds] for seeds in by_depth],
                 "activations": [[shrinking(flow) for flow in seeds] for seeds in by_depth],
                 "curves": {what: [curve(flow, what) for flow in by_depth[-1]] for what in CURVES},
             }
+            table["arms"][name] = arm
             table["rows"] += [
                 {"arm": name, "depth": depth, "seed": seed, **{k: arm[k][at][seed] for k in arm if k != "curves"}}
                 for at, depth in enumerate(depths)
@@ -96,7 +97,7 @@ class Vanishing(Claim):
         arms, deep = table["arms"], table["depths"][-1]
 
         def slope(activation: str, init: str, what: str = "per_layer") -> list[float]:
-            return arms[start(activation, init)][what][-1]  # type: ignore[no-any-return]
+            return arms[start(activation, init)][what][-1]
 
         by = f"over {deep} layers, decades a layer"
         trap = arms[start("tanh", "normal")]

@@ -280,7 +280,7 @@ class ResidualConfig(SkipSection):
     """He et al. 2015; ``preactivation`` gives He et al. 2016."""
 
     name: Literal["residual"] = "residual"
-    init: ResidualInit = "he_normal"
+    init: ResidualInit = "he_normal"  # type: ignore[assignment]  # wider than its parent's
     """For ``norm: none`` two more: ``zero_branch``, each block begins as its shortcut, and ``fixup`` (Zhang et al.
     2019), which scales the branches by the depth too and has scalars in place of biases."""
     shortcut: Literal["A", "B"] = "A"
