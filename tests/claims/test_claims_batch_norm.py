@@ -87,8 +87,8 @@ def test_it_is_drawn_whatever_diverged(given, tmp_path):
         ("settings.batch_sizes=[8,2]", "settings.batch_sizes"),
         ("base=[model.name=plain,train.epochs=3]", "must count in steps"),
         ("settings.target=0", "settings.target"),
-        ("settings.stable_below=1", "settings.stable_below"),
-        ("settings.ratio=1", "settings.ratio"),
+        ("settings.stable_below=2", "settings.stable_below"),
+        ("settings.ratio=0", "settings.ratio"),
     ],
 )
 def test_settings_are_refused_by_their_key(override, says):

@@ -87,7 +87,7 @@ def test_vanishing_is_drawn(changes, tmp_path):
         ("settings.depths=[2,6]", "settings.depths"),
         ("settings.activations=[relu]", "settings.activations"),
         ("settings.inits=[he_normal]", "settings.inits"),
-        ("settings.num_images=1", "settings.num_images"),
+        ("settings.num_images=9", "settings.num_images"),
     ],
 )
 def test_what_the_condition_needs_is_refused_where_it_is_missing(override, says):
@@ -249,9 +249,8 @@ def test_settings_of_the_watch_are_refused_by_their_key(override, says):
 
 
 def test_one_arm_is_no_comparison():
-    spec = load_claim("gradients_in_training")
-    with pytest.raises(Refused, match=r"settings\.arms"):
-        make_claim(spec.model_copy(update={"settings": {**spec.settings, "arms": {"one": {}}}}))
+    with pytest.raises(Refused, match=r"settings\.arrives = 'sigmoid, Xavier': is to be another arm"):
+        made("gradients_in_training", "settings.arrives='sigmoid, Xavier'").cells()
 
 
 # --- he_vs_xavier_30

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from litmus.claims.base import Claim, Table, cell_name, of_result
 from litmus.claims.evidence import Evidence, in_seeds, mean_of, ordering, reported
 from litmus.claims.figures import Panel, draw
 from litmus.config import Numbers, Section, WholeNumbers
+from litmus.config.schema import Keep, Positive
 from litmus.sweep.cells import Cell
 from litmus.sweep.engine import Done
 
@@ -25,14 +24,14 @@ class BatchNormSpeed(Claim):
     class Settings(Section):
         rates: Numbers
         """Rising."""
-        target: float = Field(gt=0)
+        target: Positive
         """Training loss in nats that is to be reached."""
-        stable_below: float = Field(gt=0, lt=1)
+        stable_below: Keep
         """A rate is stable where the training stays finite and train/err ends below this."""
-        ratio: float = Field(3.0, gt=1)
+        ratio: Positive = 3.0
         """Of the largest stable rates, at least."""
         batch_sizes: WholeNumbers
-        batch_rate: float = Field(gt=0)
+        batch_rate: Positive
         """Of the trainings over batch sizes."""
 
     def cells(self) -> list[Cell]:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from litmus.claims.base import Claim, Table, cell_name, of_result
 from litmus.claims.evidence import Evidence, above, below, in_seeds, mean_of, reported, within
 from litmus.claims.figures import Map, Panel, draw, draw_maps
@@ -34,13 +32,15 @@ class Vanishing(Claim):
         """Rising and even, as a network with shortcuts wants them; the last is judged and drawn."""
         activations: Words
         inits: Words
-        num_images: int = Field(256, ge=2)
+        num_images: int = 256
 
     def __init__(self, spec: Any):
         super().__init__(spec)
         depths = list(self.settings.depths)
         if depths != sorted(set(depths)) or depths[0] < 4 or any(depth % 2 for depth in depths):
             raise self.refuse("depths", "must rise and be even, from 4 on", depths)
+        if self.settings.num_images < 10:
+            raise self.refuse("num_images", "must be at least 10, one of each digit", self.settings.num_images)
         for key, known in (("activations", ACTIVATIONS), ("inits", INITS)):
             if set(getattr(self.settings, key)) != set(known):
                 says = f"the condition is about {', '.join(known)}: all of them"
@@ -142,7 +142,7 @@ class GradientsInTraining(Claim):
     """Depth against time, of four networks: what the watch saw every few steps."""
 
     class Settings(Section):
-        arms: dict[str, dict[str, Any]] = Field(min_length=2)
+        arms: dict[str, dict[str, Any]]
         """Name -> overrides of the base."""
         vanishes: str
         """The arm that is to vanish all along."""
@@ -151,6 +151,8 @@ class GradientsInTraining(Claim):
 
     def cells(self) -> list[Cell]:
         settings = self.settings
+        if settings.vanishes == settings.arrives:
+            raise self.refuse("arrives", "is to be another arm than settings.vanishes", settings.arrives)
         for key in ("vanishes", "arrives"):
             if getattr(settings, key) not in settings.arms:
                 raise self.refuse(key, f"is none of the arms: {', '.join(settings.arms)}", getattr(settings, key))
