@@ -56,7 +56,7 @@ def test_what_is_reported_says_how_many_times_and_at_which_rates():
 
 
 def test_a_target_is_reached_at_the_first_value_that_is_as_low():
-    history = [(10, 0.2), (5, 1.0), (15, 0.1), (20, 0.05), (25, 0.3)]
+    history = [(20, 0.05), (10, 0.2), (5, 1.0), (15, 0.1), (25, 0.3)]
     assert reached(history, 0.1) == 15
     assert math.isnan(reached(history, 0.01))
     assert math.isnan(reached([], 0.1))

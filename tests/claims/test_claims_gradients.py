@@ -7,7 +7,20 @@ import pytest
 import torch
 
 from litmus.claims.evidence import conclude
-from litmus.claims.gradients import CURVES, LOOKS, SHOWN, average, chosen, curve, grid, least, looks, shrinking, start
+from litmus.claims.gradients import (
+    CURVES,
+    LOOKS,
+    SHOWN,
+    average,
+    chosen,
+    curve,
+    grid,
+    least,
+    looks,
+    shrinking,
+    signed,
+    start,
+)
 from litmus.claims.registry import make_claim
 from litmus.config.claim import load_claim
 from litmus.diagnosis.gradient_flow import FlowAt, measure_flow, to_json
@@ -193,6 +206,10 @@ def test_means_and_choices_leave_out_what_diverged():
     assert math.isnan(least([NAN]))
     assert chosen([0.5, 0.4, 0.3], [NAN, 0.1, 0.2]) == 0.4
     assert math.isnan(chosen([0.5], [NAN]))
+
+
+def test_decades_are_signed_and_there_is_no_negative_zero():
+    assert [signed(at) for at in (-30.75, -0.04, 0.26, NAN)] == ["-30.8", "+0.0", "+0.3", "not finite"]
 
 
 # --- gradients_in_training

@@ -120,21 +120,31 @@ class Vanishing(Claim):
         deep, arms = table["depths"][-1], table["arms"]
         layers = list(range(1, deep + 1))
         shown = list(SHOWN)
+        seen = [
+            value
+            for name in shown
+            for what in ("delta", "gradient")
+            for row in arms[name]["curves"][what]
+            for value in row
+            if math.isfinite(value)
+        ]
+        ends = (min(seen, default=0.0) - 2, max(seen, default=0.0) + 2)
         panels = [
             Panel({name: arms[name]["curves"][what] for name in shown}, says, "weighted layer, from the input",
-                  layers[: len(arms[shown[0]]["curves"][what][0])], unfinished="zero or not finite")
-            for what, says in CURVES.items()
+                  layers[: len(arms[shown[0]]["curves"][what][0])], unfinished="zero or not finite", title=title,
+                  y_range=None if what == "std" else ends)
+            for what, (title, says) in CURVES.items()
         ]  # fmt: skip
         shrunk = average(arms[shown[0]]["first_to_last"][-1])
         kept = average(arms[shown[4]]["first_to_last"][-1])
         trap, hidden = (average(arms[shown[2]][what][-1]) for what in ("first_to_last", "weights"))
         return draw(
             panels, path, width=2.7, one_legend=True,
-            title=f"From the head to the first of {deep} layers: {shrunk:+.1f} decades with sigmoid, "
-            f"{kept:+.1f} with ReLU and He",
+            title=f"From the head to the first of {deep} layers: {signed(shrunk)} decades with sigmoid, "
+            f"{signed(kept)} with ReLU and He",
             subtitle="at initialisation, without norm; mean and 95% interval of seeds, dots: seeds\n"
-            f"the trap (right): tanh, normal(0.01) has changed by {trap:+.1f} decades, and its weights' gradients by "
-            f"{hidden:+.1f}",
+            f"the trap (right): tanh, normal(0.01) has changed by {signed(trap)} decades, its weights' gradients by "
+            f"{signed(hidden)}",
         )  # fmt: skip
 
 
@@ -187,7 +197,7 @@ class GradientsInTraining(Claim):
             first, last = (
                 average([seen[at]["first_to_last"] for seen in table["looks"][name] if seen]) for at in (0, -1)
             )
-            says = f"{first:+.1f} decades at the start, {last:+.1f} in the end; train/err "
+            says = f"{signed(first)} decades at the start, {signed(last)} in the end; train/err "
             found.append(reported(name, says + mean_of(table["train_err"][name])))
         return found
 
@@ -200,7 +210,7 @@ class GradientsInTraining(Claim):
             name: average([seen[-1]["first_to_last"] for seen in table["looks"][name] if seen])
             for name in (self.settings.vanishes, self.settings.arrives)
         }
-        told = ", ".join(f"{value:+.1f} decades in {name}" for name, value in ended.items())
+        told = ", ".join(f"{signed(value)} decades in {name}" for name, value in ended.items())
         names = [f"{name}: train/err {average(table['train_err'][name]):.2f}" for name in table["arms"]]
         base = self.base
         return draw_maps(
@@ -288,9 +298,9 @@ class HeVsXavier30(Claim):
 # --- what is read off flows
 
 CURVES = {
-    "delta": "‖∂L/∂z‖ over the head's (log10)",
-    "std": "std of activations (log10)",
-    "gradient": "‖∂L/∂W‖ over the head's (log10)",
+    "delta": ("what arrives", "‖∂L/∂z‖ over the head's (log10)"),
+    "std": ("what went forward", "std of activations (log10)"),
+    "gradient": ("the trap: weights' gradients", "‖∂L/∂W‖ over the head's (log10)"),
 }
 LOOKS: dict[str, tuple[str, str, float, float]] = {
     "delta": ("‖∂L/∂z‖ over\nthe head's", "RdBu_r", -6, 6),
@@ -361,6 +371,11 @@ def average(values: Sequence[float]) -> float:
     """Of the finite ones; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else NAN
+
+
+def signed(decades: float) -> str:
+    """``-0.6``, ``+0.0``; ``not finite`` without a number."""
+    return f"{round(decades, 1) + 0.0:+.1f}" if math.isfinite(decades) else "not finite"
 
 
 def least(values: Sequence[float]) -> float:
