@@ -206,7 +206,7 @@ def test_every_block_is_deleted_once_and_put_back():
 
 
 def rescued(**changes):
-    names = ["He", "Fixup", "zero branch", "batch norm", "He, rate 0.001", "He, rate 1e-05"]
+    names = ["He", "Fixup", "zero branch", "batch norm", "He, rate 0.001", "He, rate 0.0001", "He, rate 1e-05"]
     found = {name: [0.01] * 5 for name in names} | {"He": [NAN] * 5} | changes
     return {"rate": 0.1, "arms": names, "train_err": found, "val_err": found, "rows": []}
 
@@ -229,7 +229,7 @@ def test_a_rescue_takes_a_net_that_is_lost_without_it(changes, outcome):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"Fixup": [NAN] * 5, "He, rate 0.001": [NAN] * 5, "He, rate 1e-05": [NAN] * 5}]
+    "changes", [{}, {"Fixup": [NAN] * 5, "He, rate 0.001": [NAN] * 5, "He, rate 0.0001": [NAN] * 5}]
 )
 def test_a_rescue_is_drawn_whatever_diverged(changes, tmp_path):
     no_warning(made("rescue_without_bn").draw, rescued(**changes), tmp_path / "r.png")
@@ -254,7 +254,7 @@ def test_a_rescue_refuses_what_does_not_fit(override, says):
 def test_all_arms_of_a_rescue_differ_in_the_start_the_norm_or_the_rate_alone():
     claim = made("rescue_without_bn")
     cells = [cell for cell in claim.cells() if cell.config.seed == 0]
-    assert [cell.config.model.init for cell in cells] == ["he_normal", "fixup", "zero_branch"] + ["he_normal"] * 3
-    assert [cell.config.model.norm for cell in cells] == ["none"] * 3 + ["batch"] + ["none"] * 2
-    assert [cell.config.optim.lr for cell in cells] == [0.1] * 4 + [0.001, 0.00001]
+    assert [cell.config.model.init for cell in cells] == ["he_normal", "fixup", "zero_branch"] + ["he_normal"] * 4
+    assert [cell.config.model.norm for cell in cells] == ["none"] * 3 + ["batch"] + ["none"] * 3
+    assert [cell.config.optim.lr for cell in cells] == [0.1] * 4 + [0.001, 0.0001, 0.00001]
     assert len({str(cell.config.train) + str(cell.config.data) + str(cell.config.schedule) for cell in cells}) == 1

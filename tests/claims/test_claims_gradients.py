@@ -266,8 +266,8 @@ def test_settings_of_the_watch_are_refused_by_their_key(override, says):
 
 
 def test_one_arm_is_no_comparison():
-    with pytest.raises(Refused, match=r"settings\.arrives = 'sigmoid, Xavier': is to be another arm"):
-        made("gradients_in_training", "settings.arrives='sigmoid, Xavier'").cells()
+    with pytest.raises(Refused, match=r"settings\.arrives = 'sigmoid Xavier': is to be another arm"):
+        made("gradients_in_training", "settings.arrives=sigmoid Xavier").cells()
 
 
 # --- he_vs_xavier_30

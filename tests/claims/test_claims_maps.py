@@ -61,6 +61,13 @@ def test_one_legend_names_the_series_once(monkeypatch, tmp_path):
     assert [text.get_text() for axes in kept for text in axes.texts].count("first") == 3
 
 
+def test_an_arm_of_which_nothing_is_left_says_so_in_its_place(monkeypatch, tmp_path):
+    kept = boxes(monkeypatch)
+    draw([Panel({"a": [0.1, 0.2], "b": [math.nan] * 2}, "err")], tmp_path / "p.png", title="t")
+    (word,) = [text for text in kept[0].texts if text.get_text() == "diverged"]
+    assert word.get_position()[0] == 1
+
+
 def test_a_long_curve_has_few_markers(monkeypatch, tmp_path):
     kept = boxes(monkeypatch)
     draw([Panel({"a": [list(range(60))]}, "err", "n", list(range(60)))], tmp_path / "p.png", title="t")

@@ -198,7 +198,11 @@ def _side_by_side(axes: Any, panel: Panel) -> None:
         axes.plot(scatter, row, linestyle="", marker=".", markersize=5, color=color, alpha=0.6, zorder=2)
         if math.isfinite(low) and low < high:
             axes.vlines(at + 0.1, low, high, color=color, linewidth=2, zorder=3)
-        axes.plot([at + 0.1], [mean], marker=marker, markersize=6, color=color, zorder=4)
+        if math.isfinite(mean):
+            axes.plot([at + 0.1], [mean], marker=marker, markersize=6, color=color, zorder=4)
+        elif len(row):
+            style.write(axes, at, axes.get_ylim()[1], panel.unfinished, size=7.5, color=color, ha="center", va="top",
+                        rotation=90)  # fmt: skip
     _mark_lines(axes, panel)
     axes.set_xticks(range(len(names)))
     turned = max(map(len, names), default=0) * len(names) > 44

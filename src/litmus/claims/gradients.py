@@ -285,9 +285,9 @@ class HeVsXavier30(Claim):
         base = self.base
         return draw(
             [
-                Panel(best, "training error rate, best rate", lines=lines, y_range=(0, 1)),
+                Panel(best, "training error rate, best rate", lines=lines, y_range=(-0.03, 1)),
                 Panel(table["train_err"], "training error rate", "learning rate, log scale", table["rates"],
-                      log_x=True, lines=lines, y_range=(0, 1)),
+                      log_x=True, lines=lines, y_range=(-0.03, 1)),
             ],
             path, title=f"Training error of {base.model.depth} ReLU layers: {', '.join(told)}", width=3.6,
             subtitle=f"{base.data.name}, {base.model.width} units a layer, {base.train.length} {base.train.unit} of "
