@@ -16,6 +16,7 @@ from litmus.sweep.engine import Done
 
 NAN = math.nan
 NORMS = {"batch": "batch norm", "none": "no norm"}
+WITH = {"batch": "with batch norm", "none": "without"}
 
 
 class BatchNormSpeed(Claim):
@@ -106,16 +107,18 @@ class BatchNormSpeed(Claim):
 
     def draw(self, table: Table, path: Path) -> Path:
         fastest = {norm: [least(row) for row in rows] for norm, rows in table["steps"].items()}
-        told = [f"{average(fastest[norm]):.0f} with {NORMS[norm]}" for norm in NORMS if average(fastest[norm]) > 0]
-        told += [f"never with {NORMS[norm]}" for norm in NORMS if not average(fastest[norm]) > 0]
+        told = [
+            f"{average(fastest[norm]):.0f} {how}" if average(fastest[norm]) > 0 else f"never {how}"
+            for norm, how in WITH.items()
+        ]
         largest = {norm: max(largest_stable(table, norm), default=0.0) for norm in NORMS}
         base, settings, target = self.base, self.settings, table["target"]
-        stable = ", ".join(f"{largest[norm]:g} with {NORMS[norm]}" for norm in NORMS)
+        stable = ", ".join(f"{largest[norm]:g} {how}" for norm, how in WITH.items())
         return draw(
             [
                 Panel({NORMS[norm]: table["steps"][norm] for norm in NORMS},
                       f"steps to a training loss of {table['target']:g}", "learning rate, log scale", table["rates"],
-                      log_x=True, log_y=True, unfinished="not reached"),
+                      log_x=True, unfinished="not reached"),
                 Panel({NORMS[norm]: table["by_batch"][norm] for norm in NORMS}, "training loss at the end (nats)",
                       "images a batch, log scale", table["batch_sizes"], log_x=True, log_y=True),
             ],
