@@ -111,19 +111,22 @@ def draw_maps(
 
     Args:
         quantities: what it is (log10), a colour map, the ends of its scale, and a map for each arm.
-        names: of the arms.
+        names: of the arms; a second line is written beneath.
     """
     from matplotlib import colormaps
 
     each = min(2.3, 7.6 / max(len(names), 1))
-    tall, gap, left, top = 1.35, 0.22, 0.75, 0.95
+    tall, gap, left, top = 1.35, 0.22, 0.75, 1.1
     total = left + len(names) * (each + gap) + 1.25
     figure = style.new_figure(max(total, 6.0), top + len(quantities) * (tall + gap) + 0.45)
     style.write_title(figure, title, subtitle)
     canvas = style.canvas(figure)
     for column, name in enumerate(names):
         at = left + column * (each + gap)
-        style.write(canvas, at, top - 0.1, style.fitted(style.legible(name), each, 8, bold=True), size=8, weight="bold")
+        first, _, second = name.partition("\n")
+        up = top - (0.23 if second else 0.08)
+        style.write(canvas, at, up, style.fitted(style.legible(first), each, 8, bold=True), size=8, weight="bold")
+        style.write(canvas, at, top - 0.08, style.fitted(style.legible(second), each, 7.5), size=7.5, color=style.SOFT)
     for row, (says, colors, low, high, maps) in enumerate(quantities):
         down = top + row * (tall + gap)
         colormap = colormaps[colors].with_extremes(bad=style.FAINT)

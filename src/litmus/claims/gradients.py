@@ -206,15 +206,15 @@ class GradientsInTraining(Claim):
         for what, (says, colors, low, high) in LOOKS.items():
             maps = [Map(*grid(table["looks"][name], what)) for name in table["arms"]]
             rows.append((says, colors, low, high, maps))
-        ended = {
-            name: average([seen[-1]["first_to_last"] for seen in table["looks"][name] if seen])
-            for name in (self.settings.vanishes, self.settings.arrives)
-        }
-        told = ", ".join(f"{signed(value)} decades in {name}" for name, value in ended.items())
-        names = [f"{name}: train/err {average(table['train_err'][name]):.2f}" for name in table["arms"]]
+        ended = [
+            signed(average([seen[-1]["first_to_last"] for seen in table["looks"][name] if seen]))
+            for name in table["arms"]
+        ]
+        errors = [mean_of(table["train_err"][name], 2).partition(" (")[0] for name in table["arms"]]
+        names = [f"{name}\ntrain/err {err}" for name, err in zip(table["arms"], errors, strict=True)]
         base = self.base
         return draw_maps(
-            rows, names, path, title=f"What arrives at the first layer in the end: {told}",
+            rows, names, path, title=f"From the head to the first layer in the end, in decades: {', '.join(ended)}",
             subtitle=f"{base.data.name}, {base.model.depth} layers of {base.model.width}, {base.optim.name}, rate "
             f"{base.optim.lr:g}; a layer's colour is the mean of {self.spec.seeds} seeds; grey: no number",
             x="optimizer step", y="layer",
