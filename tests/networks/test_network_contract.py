@@ -19,6 +19,7 @@ VARIANTS = {name: (name, dict(NETWORKS[name].small)) for name in NETWORKS} | {
     "plain bare": ("plain", {"depth": 8, "width": 4, "norm": "none", "activation": "leaky_relu"}),
     "residual B": ("residual", {"depth": 8, "width": 4, "shortcut": "B"}),
     "residual bare B": ("residual", {"depth": 8, "width": 4, "shortcut": "B", "norm": "none", "activation": "elu"}),
+    "residual zero branch": ("residual", {"depth": 8, "width": 4, "norm": "none", "init": "zero_branch"}),
     "residual after": ("residual", {"depth": 8, "width": 4, "norm_position": "after", "shortcut": "B"}),
     "residual v2": ("residual", {"depth": 14, "width": 4, "preactivation": True}),
     "residual v2 B": ("residual", {"depth": 14, "width": 4, "preactivation": True, "shortcut": "B"}),

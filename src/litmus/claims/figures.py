@@ -31,6 +31,7 @@ class Panel:
         unfinished: what a NaN means, said where there is one.
         order: names by whose places colours and markers are taken, so that a series looks alike in several panels;
             default: those of ``series``.
+        y_range: of the axis, where panels are to be compared; default: what the values need.
     """
 
     series: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Panel:
     title: str = ""
     unfinished: str = "diverged"
     order: Sequence[str] = ()
+    y_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,20 @@ def draw(
     subtitle: str = "",
     width: float = 4.0,
     columns: int | None = None,
+    one_legend: bool = False,
 ) -> Path:
-    """The panels in rows of ``columns`` (default: one row), under one message. PNG, and an SVG of the same name."""
+    """The panels in rows under one message. PNG, and an SVG of the same name beside it.
+
+    Args:
+        width: of a panel, in inches.
+        columns: panels in a row; default: all.
+        one_legend: the panels have the same series, which are named once, at the right; else each at its curve's end.
+    """
     columns = columns or len(panels)
     rows = [panels[at : at + columns] for at in range(0, len(panels), columns)]
     longest = max((len(name) for panel in panels for name in panel.series), default=0)
-    beside = min(2.2, 0.35 + 0.075 * longest)
+    named = min(2.2, 0.35 + 0.075 * longest)
+    beside = 0.1 if one_legend else named
     gap, tall = 0.75, 2.6
 
     def room(panel: Panel | Curves) -> float:
@@ -87,7 +97,7 @@ def draw(
     titled = 0.25 if any(panel.title for panel in panels) else 0.1
     under = [0.95 if any(map(_beside_each_other, row)) else 0.7 for row in rows]
     head = 0.45 + (0.17 * (subtitle.count("\n") + 1) if subtitle else 0)
-    total = max(0.2 + sum(across), 6.0)
+    total = max(0.2 + sum(across) + (named + 0.2 if one_legend else 0.0), 6.0)
     figure = style.new_figure(total, head + sum(titled + tall + below for below in under))
     style.write_title(figure, title, subtitle)
     top = head
@@ -98,12 +108,18 @@ def draw(
             if panel.title:
                 style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
             if isinstance(panel, Curves):
-                _courses(axes, panel)
+                _courses(axes, panel, named=not one_legend)
             elif panel.x is None:
                 _side_by_side(axes, panel)
             else:
-                _over(axes, panel)
+                _over(axes, panel, named=not one_legend)
         top += titled + tall + below
+    if one_legend:
+        canvas, left = style.canvas(figure), 0.2 + sum(across)
+        for at, (name, color, marker, _) in enumerate(_styled(panels[0])):
+            y = head + titled + 0.15 + 0.22 * at
+            canvas.plot([left, left + 0.3], [y, y], color=color, linewidth=1.8, marker=marker, markersize=4.5)
+            style.write(canvas, left + 0.4, y, style.legible(name), size=8.5, va="center")
     return style.save(figure, path, svg=True)
 
 
@@ -111,7 +127,7 @@ def _beside_each_other(panel: Panel | Curves) -> bool:
     return isinstance(panel, Panel) and panel.x is None
 
 
-def _courses(axes: Any, panel: Curves) -> None:
+def _courses(axes: Any, panel: Curves, *, named: bool = True) -> None:
     _scale_y(axes, panel, [rows for _, rows in panel.series.values()])
     places = np.concatenate([np.asarray(x, dtype=float) for x, _ in panel.series.values()] or [np.array([0.0, 1.0])])
     low, high = float(places.min()), float(places.max())
@@ -145,10 +161,11 @@ def _courses(axes: Any, panel: Curves) -> None:
         )  # fmt: skip
     _mark_lines(axes, panel)
     style.name_axes(axes, panel.x_name, panel.y)
-    style.label_ends(axes, ends)
+    if named:
+        style.label_ends(axes, ends)
 
 
-def _over(axes: Any, panel: Panel) -> None:
+def _over(axes: Any, panel: Panel, *, named: bool) -> None:
     assert panel.x is not None
     at, ticks = _places(panel.x, log=panel.log_x)
     axes.set_xlim(at[0] - 0.04 * (at[-1] - at[0] or 1), at[-1] + 0.04 * (at[-1] - at[0] or 1))
@@ -164,14 +181,16 @@ def _over(axes: Any, panel: Panel) -> None:
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
             for row in rows:
                 axes.plot(at, row, linestyle="", marker=".", markersize=3, color=color, alpha=0.5, zorder=2)
-        axes.plot(at, means, color=color, linewidth=1.6, marker=marker, markersize=4.5, zorder=3)
+        every = max(1, math.ceil(len(at) / 12))
+        axes.plot(at, means, color=color, linewidth=1.6, marker=marker, markersize=4.5, markevery=every, zorder=3)
         last = next((value for value in means[::-1] if math.isfinite(value)), math.nan)
         if math.isfinite(last):
             ends.append((float(last), name, color))
     _mark_lines(axes, panel)
     style.name_axes(axes, panel.x_name, panel.y)
     _say_lost(axes, panel)
-    style.label_ends(axes, ends)
+    if named:
+        style.label_ends(axes, ends)
 
 
 def _side_by_side(axes: Any, panel: Panel) -> None:
@@ -186,7 +205,13 @@ def _side_by_side(axes: Any, panel: Panel) -> None:
         axes.plot(scatter, row, linestyle="", marker=".", markersize=5, color=color, alpha=0.6, zorder=2)
         if math.isfinite(low) and low < high:
             axes.vlines(at + 0.1, low, high, color=color, linewidth=2, zorder=3)
-        axes.plot([at + 0.1], [mean], marker=marker, markersize=6, color=color, zorder=4)
+        if math.isfinite(mean):
+            axes.plot([at + 0.1], [mean], marker=marker, markersize=6, color=color, zorder=4)
+        elif len(row):
+            style.write(
+                axes, at, axes.get_ylim()[1], panel.unfinished, size=7.5, color=color, ha="center", va="top",
+                rotation=90,
+            )  # fmt: skip
     _mark_lines(axes, panel)
     axes.set_xticks(range(len(names)))
     turned = max(map(len, names), default=0) * len(names) > 44
@@ -247,7 +272,8 @@ def _scale_y(axes: Any, panel: Panel | Curves, series: Sequence[Any] | None = No
         return
     low, high = float(seen.min()), float(seen.max())
     pad = 0.06 * (high - low or abs(high) or 1)
-    axes.set_ylim(0 if 0 <= low < 0.35 * high else low - pad, high + pad)
+    fixed = getattr(panel, "y_range", None)
+    axes.set_ylim(*fixed or (0 if 0 <= low < 0.35 * high else low - pad, high + pad))
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
 

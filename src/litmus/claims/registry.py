@@ -10,18 +10,25 @@ from litmus.errors import nearest, refuse
 
 CLAIMS = {
     "augmentation": "augmentation:Augmentation",
+    "batch_norm_speed": "batch_norm:BatchNormSpeed",
     "bias_first_recipe": "verdicts:BiasFirstRecipe",
     "bn_times_decay": "scale:BNTimesDecay",
     "decomposition_regression": "regression:DecompositionRegression",
     "decomposition_width": "many_models:DecompositionWidth",
+    "degradation": "depth:Degradation",
+    "delete_a_block": "depth:DeleteABlock",
     "dropout_before_bn": "dropout:DropoutBeforeBN",
     "dropout_gap": "dropout:DropoutGap",
     "early_stopping": "early_stopping:EarlyStops",
     "four_regimes": "verdicts:FourRegimes",
+    "gradients_in_training": "gradients:GradientsInTraining",
+    "he_vs_xavier_30": "gradients:HeVsXavier30",
     "init_vs_sampling": "many_models:InitVsSampling",
     "l1_sparsifies": "regularisation:L1Sparsifies",
     "l2_shrinks": "regularisation:L2Shrinks",
     "more_data": "learning_curves:MoreData",
+    "rescue_without_bn": "depth:RescueWithoutBN",
+    "vanishing": "gradients:Vanishing",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
 

@@ -34,6 +34,9 @@ Init = Literal[
     "torch_default",
 ]
 
+ResidualInit = Literal[Init, "zero_branch", "fixup"]
+"""Two more, which stand in for a norm."""
+
 METRICS: dict[str, Literal["min", "max"]] = {
     f"{split}/{name}": "min" for split in ("train", "train_eval", "val") for name in ("loss", "err")
 }
@@ -289,6 +292,9 @@ class ResidualConfig(SkipSection):
     """He et al. 2015; ``preactivation`` gives He et al. 2016."""
 
     name: Literal["residual"] = "residual"
+    init: ResidualInit = "he_normal"  # type: ignore[assignment]  # wider than its parent's
+    """For ``norm: none`` two more: ``zero_branch``, each block begins as its shortcut, and ``fixup`` (Zhang et al.
+    2019), which scales the branches by the depth too and has scalars in place of biases."""
     shortcut: Literal["A", "B"] = "A"
     """Where channels grow: A pads with zeros and has no parameters, B projects by a 1x1 convolution."""
     preactivation: bool = False
@@ -886,6 +892,13 @@ def _network_problems(model: Any) -> list[Problem]:
         elif model.norm_position == "after" or getattr(model, "preactivation", False):
             setting = "model.preactivation" if getattr(model, "preactivation", False) else "model.norm_position = after"
             found.append(Problem(where, f"needs blocks that end in a norm, which {setting} does not give", True))
+    if getattr(model, "init", None) in ("zero_branch", "fixup"):
+        if model.norm != "none":
+            says = f"stands in for a norm: it needs model.norm = none, found {model.norm!r}"
+            found.append(Problem("model.init", says, model.init))
+        if model.init == "fixup" and model.preactivation:
+            says = "is made for the original block: it needs model.preactivation = false"
+            found.append(Problem("model.init", says, model.init))
     if isinstance(model, MLPConfig) and model.depth == 1 and model.keep_prob < 1:
         says = "has no hidden layer to act on at model.depth = 1; model.input_keep_prob acts on the input"
         found.append(Problem("model.keep_prob", says, model.keep_prob))

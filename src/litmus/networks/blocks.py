@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ class Parts:
             (stochastic_depth) survives training.
         dropout: plain, spatial or stochastic_depth.
         spatial: True for feature maps (B, C, H, W), False for vectors (B, F).
+        scalars: one learnt number in front of each activation and no bias in any convolution (Zhang et al. 2019).
+            Without a norm only.
     """
 
     activation: str
@@ -58,6 +61,7 @@ class Parts:
     keep_prob: float
     dropout: str = "plain"
     spatial: bool = True
+    scalars: bool = False
 
     def __post_init__(self) -> None:
         one_of("activation", self.activation, ACTIVATIONS)
@@ -79,7 +83,7 @@ class Parts:
     def conv(self, channels_in: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
         """Convolution that keeps H and W at stride 1 and halves them, rounded up, at stride 2."""
         # A norm subtracts the mean and adds its own shift: a bias in front of it would be learned twice.
-        bias = not self.norm_follows
+        bias = not (self.norm_follows or self.scalars)
         return nn.Conv2d(channels_in, channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
     def linear(self, width_in: int, width: int) -> nn.Linear:
@@ -89,7 +93,7 @@ class Parts:
         """``norm<number>`` and ``act<number>`` in their order; the activation alone where there is no norm."""
         act = {f"act{number}": ACTIVATIONS[self.activation]()}
         if self.norm == "none":
-            return act
+            return {f"shift_act{number}": Shift(), **act} if self.scalars else act
         norm = {f"norm{number}": self._norm(channels)}
         return norm | act if self.norm_position == "before" else act | norm
 
@@ -142,6 +146,28 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"keep_prob={self.keep_prob:.4g}"
+
+
+class Shift(nn.Module):
+    """Adds one learnt number to everything; 0 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Scale(nn.Module):
+    """Multiplies everything by one learnt number; 1 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
 
 
 class ZeroPadShortcut(nn.Module):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.networks.blocks import Parts, ZeroPadShortcut, chain, dropout_or_identity
+from litmus.networks.blocks import Parts, Scale, Shift, ZeroPadShortcut, chain, dropout_or_identity
 from litmus.networks.checks import at_least, one_of, probability_to_keep
-from litmus.networks.init import initialise_
+from litmus.networks.init import INITS, initialise_
 from litmus.networks.registry import Network, UnreadableImageSize, network
 
 NUM_STAGES = 3
@@ -80,23 +81,60 @@ class ResidualBlock(Block):
     Args:
         shortcut: what happens where the shape changes: ``A`` or ``B``, see ``make_shortcut``.
         zero_gamma: the branch's last norm begins at scale 0, so the block begins as its shortcut (Goyal et al. 2017).
+        zero_branch: so does it here, without a norm, by the branch's last convolution.
     """
 
     gains: ClassVar = {"shortcut.conv": "linear"}
 
-    def __init__(self, place: Place, parts: Parts, *, shortcut: str, zero_gamma: bool):
+    def __init__(self, place: Place, parts: Parts, *, shortcut: str, zero_gamma: bool = False, zero_branch: bool):
         super().__init__(place, parts)
         self.shortcut = make_shortcut(place, parts, shortcut)
         if (drop_block := parts.drop_block(place.position)) is not None:
             self.branch.add_module("drop_block", drop_block)
-        self.zero_gamma = zero_gamma
+        self.zero_gamma, self.zero_branch = zero_gamma, zero_branch
 
     def after_init_(self) -> None:
         if self.zero_gamma:
             nn.init.zeros_(self.get_parameter("branch.norm2.weight"))
+        if self.zero_branch:
+            nn.init.zeros_(self.get_parameter("branch.conv2.weight"))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.out(self.branch(x_BCHW) + self.shortcut(x_BCHW))
+
+
+class FixupBlock(ResidualBlock):
+    """A residual block that needs no norm, however many are stacked (Fixup, Zhang et al. 2019).
+
+    At the start the first convolution of the branch is drawn as by He and divided by the root of the number of
+    branches, the second is zero. A learnt scalar is added in front of both convolutions and of both activations, and
+    another multiplies the branch at its end; no convolution has a bias of its own.
+
+    Args:
+        num_branches: of the network, L in the paper, whose L^(-1/(2m - 2)) for m = 2 convolutions is L^(-1/2).
+    """
+
+    def __init__(self, place: Place, parts: Parts, *, shortcut: str, num_branches: int):
+        super().__init__(place, parts, shortcut=shortcut, zero_branch=True)
+        named = dict(self.branch.named_children())
+        drop_block = named.pop("drop_block", None)
+        self.branch = chain(
+            shift_conv1=Shift(),
+            conv1=named.pop("conv1"),
+            shift_act1=named.pop("shift_act1"),
+            act1=named.pop("act1"),
+            dropout=named.pop("dropout", None),
+            shift_conv2=Shift(),
+            conv2=named.pop("conv2"),
+            scale=Scale(),
+            drop_block=drop_block,
+        )
+        self.num_branches = num_branches
+
+    @torch.no_grad()
+    def after_init_(self) -> None:
+        super().after_init_()
+        self.get_parameter("branch.conv1.weight").div_(self.num_branches**0.5)
 
 
 class PreactivationBlock(nn.Module):
@@ -108,12 +146,14 @@ class PreactivationBlock(nn.Module):
 
     Args:
         shortcut: ``A`` or ``B``, see ``make_shortcut``; the projection is a bare convolution here.
+        zero_branch: the branch's last convolution begins at zero.
     """
 
     gains: ClassVar = {"shortcut.conv": "linear"}
 
-    def __init__(self, place: Place, parts: Parts, *, shortcut: str):
+    def __init__(self, place: Place, parts: Parts, *, shortcut: str, zero_branch: bool):
         super().__init__()
+        self.zero_branch = zero_branch
         self.enter = chain(**({} if place.follows_stem else parts.norm_and_act(place.channels_in, "1")))
         self.branch = chain(
             conv1=parts.conv(place.channels_in, place.channels, stride=place.stride),
@@ -124,6 +164,10 @@ class PreactivationBlock(nn.Module):
         )
         self.shortcut = make_shortcut(place, parts, shortcut, normed=False)
         self.projects = isinstance(self.shortcut, nn.Sequential)
+
+    def after_init_(self) -> None:
+        if self.zero_branch:
+            nn.init.zeros_(self.get_parameter("branch.conv2.weight"))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         activated = self.enter(x_BCHW)
@@ -164,7 +208,11 @@ def make_shortcut(place: Place, parts: Parts, option: str, *, normed: bool = Tru
     if option == "A":
         return ZeroPadShortcut(place.channels - place.channels_in, stride=place.stride)
     projection = parts.conv(place.channels_in, place.channels, kernel=1, stride=place.stride)
-    return chain(conv=projection, norm=parts.norm_and_act(place.channels).get("norm") if normed else None)
+    return chain(
+        shift=Shift() if parts.scalars else None,
+        conv=projection,
+        norm=parts.norm_and_act(place.channels).get("norm") if normed else None,
+    )
 
 
 class ConvNet(Network):
@@ -188,6 +236,8 @@ class ConvNet(Network):
         ValueError: an option out of range or unknown.
         UnreadableImageSize: H or W below 4, where the last stage would have less than a pixel.
     """
+
+    inits: ClassVar[tuple[str, ...]] = INITS
 
     def __init__(
         self,
@@ -220,6 +270,7 @@ class ConvNet(Network):
             below = depth - (depth - 2) % 6
             raise ValueError(f"depth = {depth} is not 6n + 2; the nearest are {max(8, below)} and {max(8, below) + 6}")
         probability_to_keep("head_keep_prob", head_keep_prob)
+        one_of("init", init, self.inits)
         smallest = 2 ** (NUM_STAGES - 1)
         if min(image_size) < smallest:
             raise UnreadableImageSize("a network of three stages", image_size, smallest)
@@ -233,6 +284,7 @@ class ConvNet(Network):
             norm_groups=norm_groups,
             keep_prob=keep_prob,
             dropout=dropout,
+            scalars=init == "fixup",
         )
         self.stem = chain(conv=parts.conv(in_channels, width), **parts.norm_and_act(width))
         self.stages = nn.Sequential()
@@ -252,9 +304,11 @@ class ConvNet(Network):
             self.stages.append(chain(blocks=blocks))
         channels = width * 2 ** (NUM_STAGES - 1)
         self.end = chain(**(parts.norm_and_act(channels) if activate_end else {}))
+        if parts.scalars:
+            self.end.add_module("shift_head", Shift())  # a number moves through the mean
         self.dropout = dropout_or_identity(head_keep_prob)
         self.head = nn.Linear(channels, num_classes)
-        initialise_(self, init=init, activation=activation, std=init_std)
+        initialise_(self, init=init if init in INITS else "he_normal", activation=activation, std=init_std)
 
     def layer_groups(self, *, blocks: bool = False) -> dict[str, list[str]]:
         parts = {"stem": ["stem"]}
@@ -297,23 +351,42 @@ class Residual(ConvNet):
         shortcut: ``A``, without parameters, or ``B``, projections where the shape changes.
         preactivation: norm and activation before each convolution (He et al. 2016, "v2").
         zero_gamma: every block begins as its shortcut; see ``ResidualBlock``.
+        init: two more, which stand in for a norm. ``zero_branch``: as ``he_normal``, but the last convolution of each
+            branch is zero, so every block begins as its shortcut. ``fixup`` (Zhang et al. 2019): that, the first
+            convolution of each branch divided by the root of the number of branches, the head zero, and the scalars of
+            ``FixupBlock`` with one more in front of the stem's activation and of the head. Left out of the paper: its
+            scalars learn at a tenth of the rate (``optim.lr_factors: {"*.shift_*": 0.1, "*.scale": 0.1}``).
 
     Raises:
-        ValueError: ``zero_gamma`` where branches do not end in a norm.
+        ValueError: ``zero_gamma`` where branches do not end in a norm, ``zero_branch`` and ``fixup`` where there is
+            one, ``fixup`` with ``preactivation``.
     """
 
     small: ClassVar = {"depth": 8, "width": 4}
+    inits: ClassVar = (*INITS, "zero_branch", "fixup")
 
     def __init__(self, *, shortcut: str = "A", preactivation: bool = False, zero_gamma: bool = False, **frame: Any):
+        init = frame.get("init", "he_normal")
+        if init in ("zero_branch", "fixup") and frame.get("norm", "batch") != "none":
+            raise ValueError(f"init = {init!r} stands in for a norm: it needs norm = 'none'")
+        if init == "fixup" and preactivation:
+            raise ValueError("init = 'fixup' is made for the original block: it needs preactivation = False")
         one_of("shortcut", shortcut, ("A", "B"))
         if preactivation and zero_gamma:
             raise ValueError("zero_gamma = True has no gamma to zero: a pre-activation branch ends in a convolution")
         if zero_gamma and (frame.get("norm") == "none" or frame.get("norm_position") == "after"):
             raise ValueError("zero_gamma = True has no gamma to zero: it needs a norm, before the activation")
         if preactivation:
-            super().__init__(partial(PreactivationBlock, shortcut=shortcut), True, **frame)
+            make = partial(PreactivationBlock, shortcut=shortcut, zero_branch=init == "zero_branch")
+            super().__init__(make, True, **frame)
+        elif init == "fixup":
+            num_branches = (frame.get("depth", 20) - 2) // 2
+            super().__init__(partial(FixupBlock, shortcut=shortcut, num_branches=num_branches), **frame)
         else:
-            super().__init__(partial(ResidualBlock, shortcut=shortcut, zero_gamma=zero_gamma), **frame)
+            zero = {"zero_gamma": zero_gamma, "zero_branch": init == "zero_branch"}
+            super().__init__(partial(ResidualBlock, shortcut=shortcut, **zero), **frame)
+        if init == "fixup":
+            nn.init.zeros_(self.head.weight)  # its bias is
 
 
 @network("highway")
