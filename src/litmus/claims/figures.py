@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from litmus.claims.lines import Lines, draw_lines
 from litmus.diagnosis import style
 from litmus.diagnosis.paired import interval
 
@@ -42,29 +43,44 @@ class Panel:
     unfinished: str = "diverged"
 
 
-def draw(panels: Sequence[Panel], path: str | Path, *, title: str, subtitle: str = "", width: float = 4.0) -> Path:
+def draw(
+    panels: Sequence[Panel | Lines], path: str | Path, *, title: str, subtitle: str = "", width: float = 4.0
+) -> Path:
     """The panels in a row, under one message. PNG, and an SVG of the same name beside it."""
-    longest = max((len(name) for panel in panels for name in panel.series), default=0)
-    beside = min(2.2, 0.35 + 0.075 * longest)
     gap = 0.75
-    total = 0.2 + sum(gap + width + (beside if panel.x is not None else 0.25) for panel in panels)
-    below = 0.95 if any(panel.x is None for panel in panels) else 0.7
+    longest = [max(map(len, names_beside(panel)), default=0) for panel in panels]
+    room = [min(2.2, 0.35 + 0.075 * letters) if letters else 0.25 for letters in longest]
+    total = 0.2 + sum(gap + width + beside_it for beside_it in room)
+    below = 0.95 if any(side_by_side(panel) for panel in panels) else 0.7
     tall = 2.6
     lines = max(1, subtitle.count("\n") + 1) if subtitle else 0
     top = 0.55 + 0.17 * lines + (0.25 if any(panel.title for panel in panels) else 0.1)
     figure = style.new_figure(max(total, 6.0), top + tall + below)
     style.write_title(figure, title, subtitle)
     left = 0.2
-    for panel in panels:
+    for panel, beside_it in zip(panels, room, strict=True):
         axes = style.add_axes(figure, left + gap - 0.1, top, width, tall)
         if panel.title:
             style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
-        if panel.x is None:
+        if isinstance(panel, Lines):
+            draw_lines(axes, panel, {name: (color, marker) for name, color, marker, _ in _styled(panel)})
+        elif panel.x is None:
             _side_by_side(axes, panel)
         else:
             _over(axes, panel)
-        left += gap + width + (beside if panel.x is not None else 0.25)
+        left += gap + width + beside_it
     return style.save(figure, path, svg=True)
+
+
+def names_beside(panel: Panel | Lines) -> list[str]:
+    """Of the curves that are named at their ends."""
+    if isinstance(panel, Lines):
+        return [name for name, line in panel.series.items() if panel.ends and not line.faint]
+    return [] if panel.x is None else list(panel.series)
+
+
+def side_by_side(panel: Panel | Lines) -> bool:
+    return isinstance(panel, Panel) and panel.x is None
 
 
 def _over(axes: Any, panel: Panel) -> None:
@@ -116,7 +132,7 @@ def _side_by_side(axes: Any, panel: Panel) -> None:
     _say_lost(axes, panel)
 
 
-def _styled(panel: Panel) -> list[tuple[str, str, str, Any]]:
+def _styled(panel: Panel | Lines) -> list[tuple[str, str, str, Any]]:
     return [
         (name, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], values)
         for i, (name, values) in enumerate(panel.series.items())

@@ -11,6 +11,11 @@ from litmus.errors import nearest, refuse
 CLAIMS = {
     "l2_shrinks": "regularisation:L2Shrinks",
     "vanishing": "vanishing:Vanishing",
+    "optimizers": "optimizers:Optimizers",
+    "toy_landscapes": "toys:ToyLandscapes",
+    "transfer_near": "transferring:TransferNear",
+    "transfer_far": "transfer_far:TransferFar",
+    "search_shrinkage": "searching:SearchShrinkage",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""
 
