@@ -164,9 +164,9 @@ def within(what: str, values: Sequence[float], low: float, high: float) -> Evide
 
     Of one value, which has no interval, the value itself decides: for what is exact.
     """
-    mean, left, right = interval(list(values)) if len(values) > 1 else (float(values[0]),) * 3
-    if not math.isfinite(mean):
+    if not np.isfinite(np.asarray(values, dtype=float)).all():
         return Evidence(what, "contradicted", "not finite")
+    mean, left, right = interval(list(values)) if len(values) > 1 else (float(values[0]),) * 3
     outcome: Outcome = "inconclusive"
     if low <= left and right <= high:
         outcome = "supported"

@@ -85,8 +85,8 @@ class TransferNear(Transfer):
     ARMS = (SCRATCH, "frozen body", "probe, then tuned")
 
     class Settings(Transfer.Settings):
-        source: dict[str, Any]
-        """Changes to the base that make it the source's training, by dotted key."""
+        source: dict[str, dict[str, Any]]
+        """Section -> key -> value: changes to the base that make it the source's training."""
         ratio_at: int
         """Labels at which the steps are compared."""
         every: int = 15
@@ -97,11 +97,11 @@ class TransferNear(Transfer):
         asked = self.settings
         if asked.ratio_at not in asked.labels:
             raise self.refuse("ratio_at", f"must be one of labels, {list(asked.labels)}", asked.ratio_at)
-        if not {"data.classes", "data.num_train"} <= set(asked.source):
-            raise self.refuse("source", "must set data.classes and data.num_train", asked.source)
-        if set(asked.source["data.classes"]) & set(self.base.data.classes or ()):
-            says = f"must set other data.classes than the base's, {list(self.base.data.classes or ())}"
-            raise self.refuse("source", says, asked.source["data.classes"])
+        mine, others = asked.source.get("data", {}), list(self.base.data.classes or ())
+        if not mine.get("classes") or "num_train" not in mine:
+            raise self.refuse("source.data", "must set classes and num_train", mine)
+        if set(mine["classes"]) & set(others):
+            raise self.refuse("source.data.classes", f"must be others than the target's, {others}", mine["classes"])
         sources = [Cell(source_name(by), self.source(by)) for by in (*self.seeds, PILOT)]
         return sources + [
             cell
@@ -112,8 +112,12 @@ class TransferNear(Transfer):
 
     def source(self, by: int) -> RunConfig:
         seed = seeded(self.base, by)
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in self.settings.source.items()}
-        return changed(self.base, {**lists, "seed": seed, "data.split_seed": seed})
+        changes = {
+            f"{section}.{key}": tuple(value) if isinstance(value, list) else value
+            for section, values in self.settings.source.items()
+            for key, value in values.items()
+        }
+        return changed(self.base, {**changes, "seed": seed, "data.split_seed": seed})
 
     def then(self, done: Mapping[str, Done]) -> list[Cell]:
         few, many = self.settings.labels[0], self.settings.labels[-1]
@@ -229,7 +233,7 @@ class TransferNear(Transfer):
             panels,
             path,
             title=f"{few} labels: error {short_mean(scratch[0])} from scratch, {short_mean(frozen[0])} on frozen "
-            f"features of {len(self.settings.source['data.classes'])} other classes{beyond}",
+            f"features of {len(self.settings.source['data']['classes'])} other classes{beyond}",
             subtitle=f"{config.model.name} on {config.data.name}, {config.train.length} {config.train.unit} of "
             f"{config.data.batch_size} images for every arm, rates from a pilot seed; {self.spec.seeds} paired seeds, "
             "bands: 95% intervals",
