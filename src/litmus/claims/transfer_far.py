@@ -9,7 +9,7 @@ from typing import Any
 from litmus.claims.base import Table, cell_name
 from litmus.claims.evidence import Evidence, lower_on_average, mean_of, reported
 from litmus.claims.figures import Panel, draw
-from litmus.claims.transferring import PILOT, SCRATCH, Transfer, pilot_name, short_mean, target_label, val_err
+from litmus.claims.transferring import SCRATCH, Transfer, pilot_name, short_mean, target_label, told_rates, val_err
 from litmus.config import WholeNumbers
 from litmus.sweep.cells import Cell
 from litmus.sweep.engine import Done
@@ -45,10 +45,11 @@ class TransferFar(Transfer):
         if min(asked.image_sizes) < 32 or len(set(asked.image_sizes)) < len(asked.image_sizes):
             raise self.refuse("image_sizes", "must be >= 32, each once", list(asked.image_sizes))
         return [
-            Cell(pilot_name(arm, n, rate), self.target(arm, n, PILOT, rate, self.start(arm)))
+            Cell(pilot_name(arm, n, rate, by), self.target(arm, n, by, rate, self.start(arm)))
             for arm in self.arms
             for n in self.sizes(arm, (asked.labels[0], asked.labels[-1]))
             for rate in asked.rates
+            for by in self.pilots
         ]
 
     @property
@@ -116,7 +117,7 @@ class TransferFar(Transfer):
         if "photos" in table:
             scratch, frozen = (table["photos"][arm] for arm in PHOTOS)
             found.append(lower_on_average("photos: val/err of ImageNet below that from scratch", frozen, scratch))
-        return found
+        return [*found, told_rates(table, self.settings.rates)]
 
     def draw(self, table: Table, path: Path) -> Path:
         errors = {arm: list(zip(*rows, strict=True)) for arm, rows in table["val_err"].items()}
@@ -134,6 +135,6 @@ class TransferFar(Transfer):
             path,
             title=f"{table['labels'][-1]} labels: error {told}",
             subtitle=f"{self.settings.backbone}, frozen, and {config.model.name} from scratch; {config.train.length} "
-            f"{config.train.unit} of {config.data.batch_size} images, rates from a pilot seed; bands: 95%",
+            f"{config.train.unit} of {config.data.batch_size} images, rates from pilots; bands: 95%",
             width=5.0,
         )

@@ -20,7 +20,7 @@ from litmus.sweep.engine import Done
 
 SCRATCH = "from scratch"
 PILOT = 1000
-"""How far the pilot's seed is from the first of the others."""
+"""How far the first pilot's seed is from the first of the others."""
 
 val_err = of_result("val")
 
@@ -28,7 +28,7 @@ val_err = of_result("val")
 class Transfer(Claim):
     """Arms that differ in where they start and in what learns, over numbers of labels.
 
-    A pilot on a seed of its own gives each arm its rate at the fewest and at the most labels, by validation error;
+    Pilots on seeds of their own give each arm its rate at the fewest and at the most labels, by validation error;
     the sizes between take that of the nearer, by their ratio. Seed k draws its own labelled images, validation images,
     order and head, the same for all arms.
     """
@@ -37,7 +37,9 @@ class Transfer(Claim):
         labels: WholeNumbers
         """Training images of the target, rising, two or more."""
         rates: Numbers
-        """Tried by the pilot for each arm."""
+        """Tried by the pilots for each arm."""
+        pilots: int = 1
+        """Seeds of the pilots."""
 
     def check_sizes(self) -> None:
         labels, rates = self.settings.labels, self.settings.rates
@@ -45,6 +47,12 @@ class Transfer(Claim):
             raise self.refuse("labels", "must rise and be > 0, at least two of them", list(labels))
         if list(rates) != sorted(set(rates)) or rates[0] <= 0:
             raise self.refuse("rates", "must rise and be > 0", list(rates))
+        if self.settings.pilots < 1:
+            raise self.refuse("pilots", "must be >= 1", self.settings.pilots)
+
+    @property
+    def pilots(self) -> range:
+        return range(PILOT, PILOT + self.settings.pilots)
 
     def target(self, arm: str, labels: int, by: int, rate: float, changes: Mapping[str, Any]) -> RunConfig:
         """The training of an arm on its ``labels`` images, on the seed that is ``by`` further."""
@@ -58,9 +66,12 @@ class Transfer(Claim):
         return few if labels**2 <= few * many else many
 
     def rate_of(self, done: Mapping[str, Done], arm: str, labels: int) -> float:
-        """By the pilot's validation error; the smallest where all diverged."""
+        """By the pilots' mean validation error; the smallest where one diverged at each."""
         size = self.near_size(labels)
-        scores = {rate: value_of(done[pilot_name(arm, size, rate)], val_err) for rate in self.settings.rates}
+        scores = {
+            rate: statistics.fmean(value_of(done[pilot_name(arm, size, rate, by)], val_err) for by in self.pilots)
+            for rate in self.settings.rates
+        }
         found = lowest(scores)
         return self.settings.rates[0] if found is None else found
 
@@ -102,12 +113,13 @@ class TransferNear(Transfer):
             raise self.refuse("source.data", "must set classes and num_train", mine)
         if set(mine["classes"]) & set(others):
             raise self.refuse("source.data.classes", f"must be others than the target's, {others}", mine["classes"])
-        sources = [Cell(source_name(by), self.source(by)) for by in (*self.seeds, PILOT)]
+        sources = [Cell(source_name(by), self.source(by)) for by in (*self.seeds, *self.pilots)]
         return sources + [
             cell
             for labels in (asked.labels[0], asked.labels[-1])
             for rate in asked.rates
-            for cell in [Cell(pilot_name(SCRATCH, labels, rate), self.target(SCRATCH, labels, PILOT, rate, {}))]
+            for by in self.pilots
+            for cell in [Cell(pilot_name(SCRATCH, labels, rate, by), self.target(SCRATCH, labels, by, rate, {}))]
         ]
 
     def source(self, by: int) -> RunConfig:
@@ -121,15 +133,16 @@ class TransferNear(Transfer):
 
     def then(self, done: Mapping[str, Done]) -> list[Cell]:
         few, many = self.settings.labels[0], self.settings.labels[-1]
-        lost = [name for by in (*self.seeds, PILOT) if (done[name := source_name(by)]).diverged]
+        lost = [name for by in (*self.seeds, *self.pilots) if (done[name := source_name(by)]).diverged]
         if lost:
             raise refuse("settings.source", f"diverged on {len(lost)} seeds: nothing can start from it", lost)
-        if pilot_name(self.ARMS[1], few, self.settings.rates[0]) not in done:
+        if pilot_name(self.ARMS[1], few, self.settings.rates[0], PILOT) not in done:
             return [
-                Cell(pilot_name(arm, n, rate), self.target(arm, n, PILOT, rate, self.start(done, arm, PILOT)))
+                Cell(pilot_name(arm, n, rate, by), self.target(arm, n, by, rate, self.start(done, arm, by)))
                 for arm in self.ARMS[1:]
                 for n in (few, many)
                 for rate in self.settings.rates
+                for by in self.pilots
             ]
         if cell_name(target_label(SCRATCH, few), 0) in done:
             return []
@@ -202,6 +215,7 @@ class TransferNear(Transfer):
                 else f"is there at all of {few} to {labels[-1]} labels",
             )
         )
+        found.append(told_rates(table, self.settings.rates))
         steps = {arm: median_of(table["steps"][arm], table["length"]) for arm in self.ARMS}
         return found + [
             reported(
@@ -235,7 +249,7 @@ class TransferNear(Transfer):
             title=f"{few} labels: error {short_mean(scratch[0])} from scratch, {short_mean(frozen[0])} on frozen "
             f"features of {len(self.settings.source['data']['classes'])} other classes{beyond}",
             subtitle=f"{config.model.name} on {config.data.name}, {config.train.length} {config.train.unit} of "
-            f"{config.data.batch_size} images for every arm, rates from a pilot seed; {self.spec.seeds} paired seeds, "
+            f"{config.data.batch_size} images for every arm, rates from pilot seeds; {self.spec.seeds} paired seeds, "
             "bands: 95% intervals",
         )
 
@@ -244,8 +258,18 @@ def source_name(by: int) -> str:
     return f"source, seed {by}"
 
 
-def pilot_name(arm: str, labels: int, rate: float) -> str:
-    return f"pilot {arm}, n={labels}, lr={rate:g}"
+def pilot_name(arm: str, labels: int, rate: float, by: int) -> str:
+    return f"pilot {arm}, n={labels}, lr={rate:g}, seed {by}"
+
+
+def told_rates(table: Table, tried: Sequence[float]) -> Evidence:
+    """Which rates the pilots chose, and whether the best was the last that was tried."""
+    arms = []
+    for arm, rates in table["rates"].items():
+        found = dict(zip(table["labels"], rates, strict=True))
+        few, many = (f"{rate:g}{' (end)' if rate in (tried[0], tried[-1]) else ''}" for rate in (rates[0], rates[-1]))
+        arms.append(f"{arm} {few} at {min(found)} labels, {many} at {max(found)}")
+    return reported("rates by the pilots' validation error", "; ".join(arms))
 
 
 def target_label(arm: str, labels: int) -> str:
