@@ -63,6 +63,13 @@ def test_a_best_rate_at_an_end_asks_for_more_until_it_lies_inside(best, rates):
     assert found["rates"]["adam"] == list(one.settings.rates["adam"])
 
 
+def test_a_range_is_widened_upwards_step_by_step_too():
+    one = made.claim("optimizers")
+    done, stages = made.conduct(one, bowl({**BEST, "adam": 0.3}))
+    assert stages == [66, 1, 1, 1, 30]
+    assert one.read(done)["rates"]["adam"][-3:] == [0.1, 0.3, 1.0]
+
+
 def test_widening_has_an_end_and_the_line_says_that_it_was_reached():
     one = made.claim("optimizers", "settings.widen=2")
     found = one.read(made.conduct(one, bowl({**BEST, "adam": 1e-9}))[0])

@@ -79,6 +79,14 @@ def test_judged_by_every_search():
     assert made.outcomes(one.judge(worse)) == ["inconclusive"]
 
 
+def test_a_search_may_return_the_default():
+    one = made.claim("search_shrinkage")
+    done, _ = made.conduct(one, lucky(gain=-0.5))
+    assert [row["candidate"] for row in one.read(done)["winner"]] == [0] * 5
+    again = [done[f"search 3, {kind} again, seed 2"].cell.config for kind in ("winner", "default")]
+    assert again[0] == again[1]  # and is trained once for both
+
+
 def test_a_candidate_that_diverged_does_not_win():
     one = made.claim("search_shrinkage")
 
