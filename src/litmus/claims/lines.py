@@ -103,9 +103,10 @@ def draw_lines(axes: Any, panel: Lines, styled: Mapping[str, tuple[str, str]]) -
         _draw_mark(axes, mark, styled[mark.of], low, high)
     for name, level in panel.lines.items():
         axes.axhline(level, color=style.SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        style.write(
-            axes, 0.99, level, style.legible(name), size=7.5, color=style.SOFT, ha="right", va="bottom",
-            transform=axes.get_yaxis_transform(), bbox={"facecolor": "white", "alpha": 0.75, "pad": 0.5, "lw": 0},
+        axes.annotate(
+            style.legible(name), (0.99, level), xycoords=("axes fraction", "data"), xytext=(0, 2.5), ha="right",
+            textcoords="offset points", fontsize=7.5, color=style.SOFT, family=style.FONT, parse_math=False,
+            bbox={"facecolor": "white", "alpha": 0.75, "pad": 0.3, "lw": 0},
         )  # fmt: skip
     for at, text in enumerate([*panel.legend, *([panel.unfinished] if lost else [])]):
         style.write(axes, 0.02, 0.93 - 0.06 * at, text, size=7.5, color=style.SOFT, va="top", transform=axes.transAxes)
