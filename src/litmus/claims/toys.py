@@ -117,7 +117,10 @@ class ToyLandscapes(Claim):
         }
         adaptive["t^(-1/2)"] = Line(times.tolist(), (times**-0.5).tolist(), dots=False, faint=True)
         wells = table["well"]
-        paths = {name: Line(list(range(len(path_x))), path_x, dots=False) for name, path_x in wells["paths"].items()}
+        paths = {
+            name: Line(list(range(len(x))), x, dots=False)
+            for name, x in zip(("gradient descent", "momentum"), wells["paths"].values(), strict=True)
+        }
         return draw(
             [
                 Lines(series, "log10 of the distance", "step", title=f"Quadratic, kappa = {table['kappa']:g}"),
@@ -144,8 +147,8 @@ def methods(kappa: float) -> dict[str, tuple[dict[str, Any], float]]:
     ball = (root - 1) / (root + 1)
     return {
         "gradient descent": ({"name": "sgd", "lr": 2 / (1 + kappa)}, -math.log((kappa - 1) / (kappa + 1))),
-        "Nesterov": ({"name": "nesterov", "lr": 1 / kappa, "momentum": ball}, -math.log(1 - 1 / root)),
         "momentum": ({"name": "momentum", "lr": 4 / (1 + root) ** 2, "momentum": ball**2}, -math.log(ball)),
+        "Nesterov": ({"name": "nesterov", "lr": 1 / kappa, "momentum": ball}, -math.log(1 - 1 / root)),
     }
 
 
