@@ -52,6 +52,19 @@ def test_a_run_is_read_back_as_it_was_logged(done, home):
         stored.artifact("config.yml")
 
 
+def test_a_whole_uid_is_found_without_a_look_at_the_other_runs(done, home, monkeypatch):
+    run, other = done(), done()
+
+    def look(*where):
+        raise AssertionError("the other runs were read")
+
+    monkeypatch.setattr("litmus.tracking.stored._local", look)
+    assert find_run(run.uid, home=home).dir == run.dir
+    assert find_run(other.uid, home=home).dir == other.dir
+    with pytest.raises(AssertionError):
+        find_run(run.uid[:8], home=home)
+
+
 def test_runs_are_listed_newest_first_by_experiment_and_up_to_a_limit(done, home):
     names = [done(name=f"run{index}", experiment=f"litmus/{'ab'[index % 2]}").name for index in range(4)]
     assert [run.name for run in list_runs(home=home)] == names[::-1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from litmus.claims.evidence import Evidence
 from litmus.config import RunConfig, Section
@@ -15,6 +16,7 @@ from litmus.sweep.designs import changed, seeded
 from litmus.sweep.engine import Done
 
 Table = dict[str, Any]
+K = TypeVar("K")
 
 
 class Claim:
@@ -23,6 +25,7 @@ class Claim:
     A subclass has ``Settings``, a section with the claim's own keys, and:
 
     - ``cells``: what is trained; none where nothing has to be;
+    - ``then``: what is trained after that, where it starts from those weights or is chosen by what came of them;
     - ``read``: from what was trained (or from nothing) to a table of plain numbers, NaN for a training that diverged;
     - ``judge``: from the table to evidence, the conditions of ``condition`` in its order;
     - ``draw``: from the table to one figure with one message.
@@ -38,6 +41,13 @@ class Claim:
         self.settings: Any = settings_of(spec, self.Settings)
 
     def cells(self) -> list[Cell]:
+        return []
+
+    def then(self, done: Mapping[str, Done]) -> list[Cell]:
+        """The next stage: cells that are known once those of ``done`` are, by names that are not in it.
+
+        Asked again after each stage, until it has none.
+        """
         return []
 
     def read(self, done: Mapping[str, Done]) -> Table:
@@ -67,8 +77,7 @@ class Claim:
 
     def per_seed(self, done: Mapping[str, Done], label: str, value: Callable[[Done], float]) -> list[float]:
         """``value`` of an arm on every seed; NaN where the training diverged."""
-        cells = [done[cell_name(label, seed)] for seed in self.seeds]
-        return [float("nan") if one.diverged else float(value(one)) for one in cells]
+        return [value_of(done[cell_name(label, seed)], value) for seed in self.seeds]
 
     def refuse(self, key: str, says: str, value: Any) -> Refused:
         return Refused(Problem(f"settings.{key}", says, value), source=f"claim {self.spec.name}")
@@ -76,6 +85,22 @@ class Claim:
 
 def cell_name(label: str, seed: int) -> str:
     return f"{label}, seed {seed}"
+
+
+def value_of(one: Done, value: Callable[[Done], float]) -> float:
+    """``value`` of a training; NaN where it diverged."""
+    return float("nan") if one.diverged else float(value(one))
+
+
+def from_run(one: Done) -> str:
+    """``model.weights`` of a training that starts from the weights that this one ended with."""
+    return f"run:{one.directory}"
+
+
+def lowest(scores: Mapping[K, float]) -> K | None:
+    """The key with the lowest score, of equal ones the first; None where no score is finite."""
+    finite = {key: score for key, score in scores.items() if math.isfinite(score)}
+    return min(finite, key=finite.__getitem__) if finite else None
 
 
 def of_result(split: str, what: str = "err") -> Callable[[Done], float]:

@@ -95,6 +95,11 @@ def run(
         experiment.plan(cells)
         say("\n".join(head(spec, len(cells), len(experiment.posts))))
         done = experiment.train() if cells else {}
+        while more := one.then(done):
+            experiment.extend(more)
+            cells = [*cells, *more]
+            say(f"then     {len(more)} trainings more, which those above led to")
+            done = experiment.train()
         say("")
         table = one.read(done)
         evidence = one.judge(table)

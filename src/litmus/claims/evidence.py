@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from litmus.diagnosis.paired import interval, sign_test
+from litmus.diagnosis.paired import compare, interval, sign_test
 
 Outcome = Literal["supported", "contradicted", "inconclusive"]
 
@@ -94,6 +94,45 @@ def _difference(differences: np.ndarray) -> str:
         return f"{(~np.isfinite(differences)).sum()} pairs with a training that diverged{told}"
     mean, low, high = interval(differences.tolist())
     return f"difference {mean:.3g} (95% {low:.3g} to {high:.3g})"
+
+
+def not_above(what: str, lower: Sequence[float], higher: Sequence[float]) -> Evidence:
+    """``lower`` is no higher than ``higher`` in every pair: supported by all, contradicted by none of them.
+
+    A training that diverged counts as infinitely high; a pair of two such ones does not hold.
+
+    Raises:
+        ValueError: as many of both, and at least one, are wanted.
+    """
+    one, two = np.asarray(lower, dtype=float), np.asarray(higher, dtype=float)
+    if one.shape != two.shape or one.ndim != 1 or not len(one):
+        raise ValueError(f"paired values come from the same seeds, got {one.shape} and {two.shape}")
+    one, two = (np.where(np.isnan(values), math.inf, values) for values in (one, two))
+    held, n = int(((one <= two) & np.isfinite(one)).sum()), len(one)
+    with np.errstate(invalid="ignore"):
+        differences = np.where(one == two, 0.0, two - one)
+    outcome: Outcome = "supported" if held == n else "contradicted" if held == 0 else "inconclusive"
+    return Evidence(what, outcome, f"{_difference(differences)}, {held} of {n} pairs")
+
+
+def lower_on_average(what: str, lower: Sequence[float], higher: Sequence[float]) -> Evidence:
+    """The mean of the paired differences is above 0: supported when their 95% interval is, contradicted when it lies
+    below, inconclusive when it holds 0 or a training of a pair diverged, whose mean would be no number.
+
+    Raises:
+        ValueError: as many of both, and at least two, are wanted.
+    """
+    one, two = np.asarray(lower, dtype=float), np.asarray(higher, dtype=float)
+    if one.shape != two.shape or one.ndim != 1 or len(one) < 2:
+        raise ValueError(f"paired values come from the same seeds, two or more, got {one.shape} and {two.shape}")
+    differences = two - one
+    if not np.isfinite(differences).all():
+        lost = int((~np.isfinite(differences)).sum())
+        return Evidence(what, "inconclusive", f"{lost} of {len(differences)} pairs with a training that diverged")
+    held = compare(two.tolist(), one.tolist(), direction="minimize")
+    outcome: Outcome = "supported" if held.low > 0 else "contradicted" if held.high < 0 else "inconclusive"
+    chance = held.p_mean / 2 if held.difference > 0 else 1 - held.p_mean / 2
+    return Evidence(what, outcome, f"{_difference(differences)}, {held.better} of {held.of} seeds", chance)
 
 
 def below(what: str, values: Sequence[float], bound: float) -> Evidence:

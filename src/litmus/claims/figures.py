@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from litmus.claims.lines import Lines, draw_lines
 from litmus.diagnosis import style
 from litmus.diagnosis.paired import interval
 
@@ -67,7 +68,7 @@ class Curves:
 
 
 def draw(
-    panels: Sequence[Panel | Curves],
+    panels: Sequence[Panel | Curves | Lines],
     path: str | Path,
     *,
     title: str,
@@ -85,13 +86,13 @@ def draw(
     """
     columns = columns or len(panels)
     rows = [panels[at : at + columns] for at in range(0, len(panels), columns)]
-    longest = max((len(name) for panel in panels for name in panel.series), default=0)
+    longest = max((len(name) for panel in panels for name in names_beside(panel)), default=0)
     named = min(2.2, 0.35 + 0.075 * longest)
     beside = 0.1 if one_legend else named
     gap, tall = 0.75, 2.6
 
-    def room(panel: Panel | Curves) -> float:
-        return 0.25 if _beside_each_other(panel) else beside
+    def room(panel: Panel | Curves | Lines) -> float:
+        return beside if names_beside(panel) else 0.25
 
     across = [max(gap + width + room(row[at]) for row in rows if at < len(row)) for at in range(columns)]
     titled = 0.25 if any(panel.title for panel in panels) else 0.1
@@ -107,7 +108,9 @@ def draw(
             axes = style.add_axes(figure, 0.2 + sum(across[:at]) + gap - 0.1, top + titled, whole, tall)
             if panel.title:
                 style.write(axes, 0, 1.04, panel.title, size=9, weight="bold", transform=axes.transAxes)
-            if isinstance(panel, Curves):
+            if isinstance(panel, Lines):
+                draw_lines(axes, panel, {name: (color, marker) for name, color, marker, _ in _styled(panel)})
+            elif isinstance(panel, Curves):
                 _courses(axes, panel, named=not one_legend)
             elif panel.x is None:
                 _side_by_side(axes, panel)
@@ -123,7 +126,14 @@ def draw(
     return style.save(figure, path, svg=True)
 
 
-def _beside_each_other(panel: Panel | Curves) -> bool:
+def names_beside(panel: Panel | Curves | Lines) -> list[str]:
+    """Of the curves that are named at their ends."""
+    if isinstance(panel, Lines):
+        return [name for name, line in panel.series.items() if panel.ends and not line.faint]
+    return [] if _beside_each_other(panel) else list(panel.series)
+
+
+def _beside_each_other(panel: Panel | Curves | Lines) -> bool:
     return isinstance(panel, Panel) and panel.x is None
 
 
@@ -227,7 +237,7 @@ def _bands(rows: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.array(column) for column in zip(*(_interval(column) for column in rows.T), strict=True))
 
 
-def _styled(panel: Panel | Curves) -> list[tuple[str, str, str, Any]]:
+def _styled(panel: Panel | Curves | Lines) -> list[tuple[str, str, str, Any]]:
     order = list(getattr(panel, "order", ()) or panel.series)
     at = {name: order.index(name) for name in panel.series}
     return [

@@ -27,3 +27,9 @@ def weights(look: Look, *, bins: int = 60) -> dict[str, Any]:
         "counts": counts,
         "edges": edges,
     }
+
+
+def errors_on(look: Look, *, split: str) -> dict[str, float]:
+    """Loss and error rate on a split that the training left out: test, once everything is chosen."""
+    seen = look.evaluate(split)
+    return {"err": float(seen.err), "loss": float(seen.loss)}

@@ -27,7 +27,12 @@ CLAIMS = {
     "l1_sparsifies": "regularisation:L1Sparsifies",
     "l2_shrinks": "regularisation:L2Shrinks",
     "more_data": "learning_curves:MoreData",
+    "optimizers": "optimizers:Optimizers",
     "rescue_without_bn": "depth:RescueWithoutBN",
+    "search_shrinkage": "searching:SearchShrinkage",
+    "toy_landscapes": "toys:ToyLandscapes",
+    "transfer_far": "transfer_far:TransferFar",
+    "transfer_near": "transferring:TransferNear",
     "vanishing": "gradients:Vanishing",
 }
 """Name -> ``module:Class`` below ``litmus.claims``."""

@@ -45,7 +45,8 @@ NOT_FINITE = "not finite"
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell with which nothing is wrong. ``data`` is the digest of its images and splits."""
+    """A cell with which nothing is wrong. ``data`` is the digest of its images and splits, and of the weights that it
+    starts from, where it starts from any."""
 
     cell: Cell
     uid: str
@@ -148,12 +149,12 @@ def _with_names(problem: Problem, names: Sequence[str], of: int) -> Problem:
 def _check(configs: Sequence[RunConfig], tell: Any) -> None:
     """Problems as (place, problem), configs with their weights found, and digests of their data."""
     from litmus.experiment import check, make_data, quiet_libraries
-    from litmus.weights import follow_weights
+    from litmus.weights import digest_of_file, find_weights, follow_weights
 
     stand_apart()
     problems: list[tuple[int, Problem]] = []
     resolved, digests = list(configs), [""] * len(configs)
-    seen: dict[str, Any] = {}
+    seen: dict[Any, Any] = {}
     with quiet_libraries():
         for at, given in enumerate(configs):
             try:
@@ -163,6 +164,10 @@ def _check(configs: Sequence[RunConfig], tell: Any) -> None:
                     seen[data] = make_data(config).prepare()
                 info = seen[data]
                 digests[at] = f"{info.digest}/{info.split_digest}"
+                if (origin := find_weights(config)) is not None:
+                    if origin.file not in seen:
+                        seen[origin.file] = digest_of_file(origin.file)
+                    digests[at] += f"/{seen[origin.file]}"
                 shape = _shape(config)
                 if shape not in seen:
                     seen[shape] = check(config, info)

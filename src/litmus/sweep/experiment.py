@@ -98,6 +98,7 @@ class Experiment:
         self.home = Path(base.tracking.home)
         self.run: Any = None
         self._planned: list[Planned] = []
+        self._done: dict[str, Done] = {}
         self._links: dict[Path, Any] = {}
         self._signum: int | None = None
         self._before: dict[int, Any] = {}
@@ -143,12 +144,26 @@ class Experiment:
         Raises:
             Refused: everything that is wrong; then there is no record.
         """
-        if len({cell.name for cell in cells}) < len(cells):
-            raise ValueError("the cells of an experiment have names of their own")
         CONTEXT.set_forkserver_preload(["litmus.jobs.warm"])
-        self.posts = posts_for(self.base, self.options, num_cells=len(cells), source=f"litmus {self.typed[0]}")
-        self._planned = plan(cells, source=f"litmus {self.typed[0]}") if cells else []
+        self._add(cells)
         self.run = self._start()
+
+    def extend(self, cells: Sequence[Cell]) -> None:
+        """More cells, known once those before are done: they start from the others' weights, or were chosen by what
+        came of them. The record stays the one that ``plan`` opened.
+
+        Raises:
+            Refused: everything that is wrong with them.
+        """
+        self._add(cells)
+
+    def _add(self, cells: Sequence[Cell]) -> None:
+        names = [cell.name for cell in cells] + [one.cell.name for one in self._planned]
+        if len(set(names)) < len(names):
+            raise ValueError("the cells of an experiment have names of their own")
+        source = f"litmus {self.typed[0]}"
+        self.posts = posts_for(self.base, self.options, num_cells=len(cells), source=source)
+        self._planned += plan(cells, source=source) if cells else []
 
     def _start(self) -> Any:
         from litmus.tracking import Run, environment, environment_tags
@@ -169,7 +184,7 @@ class Experiment:
         return run
 
     def train(self, columns: Mapping[str, Callable[[Done], str]] | None = None) -> dict[str, Done]:
-        """Have all cells trained; what became of each, by its name, in the order of the plan.
+        """Have all cells trained that are not yet; what became of each, by its name, in the order of the plan.
 
         Args:
             columns: what is shown of a cell that is done, by heading; default: its errors.
@@ -178,9 +193,10 @@ class Experiment:
             Stopped: by a signal; what was trained is kept, what was being trained goes on the next time.
             Incomplete: cells failed of something else than of diverging.
         """
-        total = len(self._planned)
+        waiting = [one for one in self._planned if one.cell.name not in self._done]
+        total = len(waiting)
         self._sweep = sweep = Sweep(
-            self._planned,
+            waiting,
             self.posts,
             home=self.home.absolute(),
             parent_uid=self.run.uid,
@@ -205,10 +221,11 @@ class Experiment:
             stopped.add_note(f"next     {self.again}")
             raise stopped
         failed = [one for one in done.values() if not one.complete and not one.diverged]
-        self.run.set_tags({"litmus.cells": total, "litmus.cells_failed": len(failed)})
+        self.run.set_tags({"litmus.cells": len(self._planned), "litmus.cells_failed": len(failed)})
         if failed:
             raise self._incomplete(failed, total)
-        return {one.cell.name: done[one.cell.name] for one in self._planned}
+        self._done |= done
+        return {one.cell.name: self._done[one.cell.name] for one in self._planned}
 
     def _incomplete(self, failed: Sequence[Done], total: int) -> Incomplete:
         error = Incomplete(f"{len(failed)} of {total} trainings came to no answer")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from litmus.tracking.destination import (
     resolve,
 )
 from litmus.tracking.names import check_artifact
+from litmus.tracking.run import directory_of
 from litmus.tracking.spool import ARTIFACTS, FILE, Spool, blake2b_of, now_ms
 from litmus.tracking.store import UID_TAG, Remote, RowsRefused, RunDeleted, RunGone, Store, StoreTrouble
 
@@ -229,6 +231,10 @@ def find_run(reference: str, *, home: str | os.PathLike[str] = DEFAULT_HOME, uri
         if not newest:
             raise refuse("run", f"there is no run yet in {home} or at {destination.label}", reference)
         return newest[0]
+
+    if re.fullmatch("[0-9a-f]{32}", reference) and (own := directory_of(reference, home)) is not None:
+        with contextlib.suppress(ValueError, KeyError, sqlite3.Error):
+            return _read(own, destination, home)  # a whole uid: without a look at the other runs, which may be hundreds
 
     local = list(_local(home, destination))
     matches = _matching(reference, local)
