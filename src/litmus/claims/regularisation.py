@@ -159,7 +159,7 @@ class L1Sparsifies(OverLambda):
             path,
             title=f"Exact zeros: {zeros[0]:.0%} at lambda_1 = 0, {zeros[best]:.0%} at {x[best]:g}, where val loss is "
             f"{number(losses[best])} ({number(losses[0])} at 0)",
-            subtitle=f"{self.told()}; with L2 in its place, lambda = {table['l2']['lambda']:g}: {l2:.0%}",
+            subtitle=f"{self.told()}; exact zeros with L2 (lambda {table['l2']['lambda']:g}): {l2:.0%}",
             width=3.4,
             columns=2,
         )  # fmt: skip
