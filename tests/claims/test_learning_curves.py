@@ -36,6 +36,10 @@ def made(val=None, **how):
     return {"sizes": SIZES, "num_val": 6000, "rows": [], "arms": {NET: {"train": law(b=0.5), "val": val}, SMALL: small}}
 
 
+def with_base(claim, *overrides):
+    return make_claim(claim.spec.model_copy(update={"base": (*claim.spec.base, *overrides)}))
+
+
 def outcomes(claim, table):
     return [one.outcome for one in claim.judge(table) if one.outcome is not None]
 
@@ -98,8 +102,10 @@ def test_it_is_drawn_with_its_forecast(claim, tmp_path, monkeypatch):
     held = held_out(table)
     assert claim.draw(table, tmp_path / "a.png").stat().st_size > 10_000
     assert f"Foretold {held.predicted:.3f} and measured {held.err:.3f} at 16,000 images; in 5 of 5" in titles[0][0]
-    assert "early stopping (gl)" in titles[0][1]
-    assert f"{claim.base.train.steps:,}" in titles[0][1]
+    assert f"equal steps: {claim.base.train.steps:,} each, last weights" in titles[0][1]
+    stopped = with_base(claim, "early_stopping.name=up", "checkpoint.evaluate=best")
+    stopped.draw(table, tmp_path / "b.png")
+    assert f"equal steps: at most {claim.base.train.steps:,}, early stopping (up), best weights" in titles[1][1]
 
 
 def test_networks_are_named(claim):
@@ -138,7 +144,7 @@ def test_sizes_are_nested_and_seeds_paired(full):
     configs = [cell.config for cell in cells]
     for config in configs:
         assert config.data.draw_seed == config.seed + 1
-        assert config.early_stopping.name == "gl"
+        assert config.early_stopping is None
         assert config.train.steps == claim.base.train.steps
     assert {config.data.num_train for config in configs} == set(sizes)
     assert [(c.seed, c.data.num_train) for c in configs[: len(configs) // 2]] == [
@@ -165,8 +171,11 @@ def test_wrong_settings_are_refused(given, says):
         make_claim(load_claim("more_data", [f"settings.{k}={json.dumps(v)}" for k, v in given.items()])).cells()
 
 
-def test_a_length_in_epochs_is_refused():
-    spec = load_claim("more_data")
-    claim = make_claim(spec.model_copy(update={"base": (*spec.base, "train.steps=null", "train.val_every=1")}))
+def test_early_stopping_is_that_of_the_base(claim):
+    stopped = with_base(claim, "early_stopping.name=up", "checkpoint.evaluate=best")
+    assert {cell.config.early_stopping.name for cell in stopped.cells()} == {"up"}
+
+
+def test_a_length_in_epochs_is_refused(claim):
     with pytest.raises(Refused, match=r"train\.epochs.*equal steps"):
-        claim.cells()
+        with_base(claim, "train.steps=null", "train.val_every=1").cells()

@@ -183,7 +183,7 @@ def test_tables_are_read_off_the_answers(widths):
 
 @pytest.fixture(scope="module")
 def sources():
-    return make_claim(load_claim("init_vs_sampling", ["settings.widths=[4,32]", "settings.subsets=3"]))
+    return make_claim(load_claim("init_vs_sampling", ["settings.widths=[4,32]", "settings.subsets=3", "seeds=12"]))
 
 
 def probabilities(of_subset, of_seed, shape=(30, 4, 200, 2), seed=0):
@@ -295,11 +295,11 @@ def test_widths_share_their_draws_and_seeds(full):
 @pytest.mark.parametrize("full", [False, True])
 def test_no_seed_is_on_two_subsets(full):
     claim = make_claim(load_claim("init_vs_sampling", full=full))
-    cells, num = claim.cells(), claim.spec.seeds * claim.settings.subsets
+    cells, num = claim.cells(), claim.spec.seeds
     assert len({cell.name for cell in cells}) == len(cells) == num * len(claim.settings.widths)
     first = cells[:num]
     assert len({c.config.seed for c in first}) == num
-    assert [c.config.data.part for c in first] == sorted(list(range(claim.settings.subsets)) * claim.spec.seeds)
+    assert [c.config.data.part for c in first] == sorted(list(range(claim.settings.subsets)) * claim.design.seeds)
     assert [c.config.seed for c in cells[num : 2 * num]] == [c.config.seed for c in first]
 
 
@@ -316,6 +316,8 @@ def test_no_seed_is_on_two_subsets(full):
         ("decomposition_width", ["settings.noise=[0]"], "settings.noise"),
         ("init_vs_sampling", ["settings.widths=[4]"], "at least 2"),
         ("init_vs_sampling", ["settings.subsets=2"], "settings.subsets"),
+        ("init_vs_sampling", ["settings.subsets=3"], "must go into seeds = 16"),
+        ("init_vs_sampling", ["settings.subsets=4", "seeds=4"], "must go into seeds = 4"),
     ],
 )
 def test_wrong_settings_are_refused(name, given, says):

@@ -166,7 +166,7 @@ def replay(name: str, options: Mapping[str, Any], train: Sequence[float], val: S
         ``stop``: the validation after which it stops, from 1; infinite where it never does; ``best``: the validation
         of the lowest loss until then, whose weights it restores; ``lowest``: that of the lowest loss of all.
     """
-    from litmus.callbacks.early_stopping import build_criterion
+    from litmus.criteria import build_criterion
 
     criterion = build_criterion(name, **options)
     stop = math.inf

@@ -18,6 +18,7 @@ from litmus.config.claim import Texts, claim_base
 from litmus.curve import Design, name_of
 from litmus.diagnosis import style
 from litmus.sweep.cells import Cell
+from litmus.sweep.designs import changed
 from litmus.sweep.engine import Done
 
 NET, SMALL = "base", "small"
@@ -25,7 +26,11 @@ SPLITS = {"train": "train_eval", "val": "val"}
 
 
 class MoreData(Claim):
-    """Error of a network, and of one that is too small, over nested training sets; the largest foretold."""
+    """Error of a network, and of one that is too small, over nested training sets; the largest foretold.
+
+    Early stopping is the base's, none where it has none: with a rate that decays, a criterion that sees the noise of
+    the first half would end the trainings of some sizes there.
+    """
 
     class Settings(Section):
         sizes: WholeNumbers
@@ -62,7 +67,14 @@ class MoreData(Claim):
             if config.train.unit != "steps":
                 raise self.refuse_base("train.epochs", "equal steps are wanted: set train.steps", config.train.length)
             cells = self.design.cells(config, self.settings.sizes, self.settings.sizes[-1])
-            found += [replace(cell, name=f"{label}, {cell.name}") for cell in cells]
+            found += [
+                replace(
+                    cell,
+                    name=f"{label}, {cell.name}",
+                    config=changed(cell.config, {"early_stopping": config.early_stopping}),
+                )
+                for cell in cells
+            ]
         return found
 
     def refuse_base(self, key: str, says: str, value: Any) -> Exception:
@@ -121,13 +133,14 @@ class MoreData(Claim):
             right = sum(held.per_seed)
             title = f"Foretold {held.predicted:.3f} and measured {held.err:.3f} at {held.size:,} images"
             title += f"; in {right} of {len(held.per_seed)} seeds inside 95% and nearer than to stay"
-        stop = self.base.early_stopping.name if self.base.early_stopping else "gl"
+        train, stop = self.base.train, self.base.early_stopping
+        length = f"at most {train.length:,}, early stopping ({stop.name})" if stop else f"{train.length:,} each"
         figure = style.new_figure(10.4, 4.2)
         style.write_title(
             figure,
             title,
-            f"Nested, stratified sets, another for each of {len(self.seeds)} seeds (dots); equal steps: at most "
-            f"{self.base.train.length:,}, early stopping ({stop}), {self.base.checkpoint.evaluate} weights",
+            f"Nested, stratified sets, others for each of {len(self.seeds)} seeds (dots); equal steps: {length}, "
+            f"{self.base.checkpoint.evaluate} weights",
         )
         for at, (label, head) in enumerate(((NET, self.named(NET)), (SMALL, self.named(SMALL)))):
             axes = style.add_axes(figure, 0.75 + 5.2 * at, 1.05, 3.6, 2.5)

@@ -232,7 +232,10 @@ def _course(x: Sequence[float], sweep: Sequence[Estimate]) -> str:
 
 
 class InitVsSampling(OverWidths):
-    """Variance from the training set and from the seed, over widths. ``seeds`` counts the seeds on each subset."""
+    """Variance from the training set and from the seed, over widths.
+
+    ``seeds`` counts the models of each width: as many on each of ``subsets`` disjoint training sets.
+    """
 
     class Settings(Section):
         widths: WholeNumbers
@@ -241,7 +244,11 @@ class InitVsSampling(OverWidths):
     def __init__(self, spec: Any):
         super().__init__(spec)
         self.rising("widths", 2)
-        self.design = Design(draws=self.settings.subsets, reshuffles=1, seeds=spec.seeds, split="val")
+        subsets = self.settings.subsets
+        if spec.seeds % subsets or spec.seeds < 2 * subsets:
+            says = f"must go into seeds = {spec.seeds}, the models of each width, twice or more"
+            raise self.refuse("subsets", says, subsets)
+        self.design = Design(draws=subsets, reshuffles=1, seeds=spec.seeds // subsets, split="val")
 
     def arms(self) -> dict[int, list[Cell]]:
         return {width: self.of_arm(f"width {width}", {"model.width": width}) for width in self.settings.widths}
