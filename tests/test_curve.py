@@ -67,6 +67,13 @@ def test_equal_epochs_leave_the_length_alone_and_the_configs_criterion_stays(tmp
     assert length_in_words(base, design, 160) == "equal epochs: 2 each, early stopping (patience), best weights"
 
 
+def test_a_rate_that_decays_is_not_cut_off(tmp_path):
+    base = small.config(tmp_path, **{"schedule.name": "cosine"})
+    (cell,) = Design((40, 80), seeds=1).cells(base, (40,), 160)
+    assert cell.config.early_stopping is None
+    assert "no early stopping, for the rate decays" in length_in_words(base, Design((40, 80)), 160)
+
+
 def test_sizes_are_halved_where_none_are_given(tmp_path):
     assert Design().sizes_for(small.config(tmp_path), info(1600)) == [50, 100, 200, 400, 800, 1600]
 

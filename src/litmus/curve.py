@@ -76,8 +76,7 @@ class Design:
         return sizes
 
     def cells(self, base: RunConfig, sizes: Sequence[int], num_train: int) -> list[Cell]:
-        """Size by size, seed by seed. Stopped early where the config does not say otherwise: without it a small set
-        would be trained until it is known by heart, and the curve would show that."""
+        """Size by size, seed by seed; stopped early as ``criterion_of`` says."""
         config = in_steps(base, num_train) if self.equal == "steps" else base
         found = []
         for size in sizes:
@@ -87,10 +86,23 @@ class Design:
                     "data.num_train": size,
                     "data.draw_seed": seed + 1,
                 }
-                if base.early_stopping is None:
+                if base.early_stopping is None and criterion_of(base):
                     changes["early_stopping"] = {"name": "gl"}
                 found.append(Cell(name_of(size, seed), changed(config, changes)))
         return found
+
+
+def criterion_of(base: RunConfig) -> str:
+    """What may end the trainings of a curve early; empty for nothing.
+
+    Where the config says nothing it is GL: without it a small set would be trained until it is known by heart, and the
+    curve would show that. But not under a rate that decays: the loss rises for a while where the rate is still high,
+    and a training that is ended then never sees the low rates (measured: GL ended trainings on 1,000 to 4,000 images
+    of Fashion-MNIST after a quarter of their steps, under a cosine).
+    """
+    if base.early_stopping is not None:
+        return str(base.early_stopping.name)
+    return "gl" if base.schedule.name == "constant" else ""
 
 
 def name_of(size: int, seed: int) -> str:
@@ -141,8 +153,9 @@ def length_in_words(base: RunConfig, design: Design, num_train: int) -> str:
         how = f"equal epochs: {train.length} each"
     else:
         how = f"equal steps: at most {num_steps(base, num_train):,} each"
-    stop = base.early_stopping.name if base.early_stopping is not None else "gl"
-    return f"{how}, early stopping ({stop}), {base.checkpoint.evaluate} weights"
+    stop = criterion_of(base)
+    ends = f"early stopping ({stop})" if stop else "no early stopping, for the rate decays"
+    return f"{how}, {ends}, {base.checkpoint.evaluate} weights"
 
 
 def num_steps(base: RunConfig, num_train: int) -> int:
@@ -200,7 +213,7 @@ def _conclude(
         reading,
         Path(run.dir) / "curve.png",
         equal=design.equal,
-        early_stopping=True,
+        early_stopping=bool(criterion_of(base)),
         length=num_steps(base, info.num_train) if design.equal == "steps" else base.train.length,
         svg=True,
     )
