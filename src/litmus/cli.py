@@ -510,10 +510,15 @@ def ui(
 @app.command()
 def schema(
     study: Annotated[bool, typer.Option("--study", help="Of a study's file instead.")] = False,
+    claim: Annotated[bool, typer.Option("--claim", help="Of a claim's file instead.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it here; default: print it.")] = None,
 ) -> None:
-    """JSON schema of a run's config or of a study, for completion in an editor."""
-    if study:
+    """JSON schema of a run's config, a study or a claim, for completion in an editor."""
+    if study and claim:
+        raise refuse("--claim", "is another schema than --study: give one of the two")
+    if claim:
+        from litmus.config.claim import claim_schema as made
+    elif study:
         from litmus.config.study import study_schema as made
     else:
         from litmus.config import json_schema as made

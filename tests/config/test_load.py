@@ -97,15 +97,32 @@ def test_the_shipped_schema_is_the_current_one():
     )
 
 
+def test_the_schema_of_claims_in_configs_is_the_one_of_the_code():
+    from litmus.config.claim import claim_schema
+
+    made = claim_schema()
+    assert json.loads(Path("configs/claim-schema.json").read_text()) == made, (
+        "make it anew: litmus schema --claim -o configs/claim-schema.json"
+    )
+    assert made["properties"]["condition"]["description"].startswith("When it is *supported*")
+
+
 @pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
 def test_every_shipped_config_starts_with_the_editor_line(path):
     first = path.read_text().splitlines()[0]
-    kind = "study-schema.json" if path.parent.name == "studies" else "schema.json"
+    kind = {"studies": "study-schema.json", "claims": "claim-schema.json"}.get(path.parent.name, "schema.json")
     schema = "../" * (len(path.parts) - 2) + kind
     assert first == f"# yaml-language-server: $schema={schema}"
 
 
-COMMANDS = [["--help"], ["fit", "--help"], ["fit", "model.depht=20"], ["schema"], ["schema", "--study"]]
+COMMANDS = [
+    ["--help"],
+    ["fit", "--help"],
+    ["fit", "model.depht=20"],
+    ["schema"],
+    ["schema", "--study"],
+    ["schema", "--claim"],
+]
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from litmus.errors import Refused
 from litmus.jobs.posts import make_posts
-from litmus.study import tune as tuning
 from litmus.study.keeper import Keeper
 from tests.study import small
 
@@ -225,7 +224,7 @@ def test_no_trial_begins_after_the_time_limit(tmp_path):
     ],
 )  # fmt: skip
 def test_wrong_input_is_refused_before_anything_is_made(tmp_path, monkeypatch, overrides, options, says):
-    monkeypatch.setattr(tuning, "_num_gpus", lambda: 0)
+    monkeypatch.setattr("litmus.jobs.posts.num_gpus", lambda: 0)
     path = small.write(tmp_path)
     assert says in small.refusal(path, *overrides, **options)
     assert not (tmp_path / "mlruns/runs").exists()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError
 
 from litmus.config.explain import Root, explain
-from litmus.config.load import load_config, merge
+from litmus.config.load import describe, load_config, merge
 from litmus.config.schema import RunConfig, Section, as_tuple
 from litmus.errors import Problem, Refused, nearest, refuse
 
@@ -119,6 +119,21 @@ def settings_of(claim: ClaimConfig, section: type[S]) -> S:
         found = [explain(one, claim.settings, Root(section, {})) for one in error.errors(include_url=False)]
         problems = [Problem(f"settings.{one.where}", one.says, one.value) for one in found]
         raise Refused(problems, source=f"claim {claim.name}") from None
+
+
+def claim_schema() -> dict[str, Any]:
+    """JSON schema of ``ClaimConfig`` for editors; the docstrings under the fields are its descriptions."""
+    import sys
+
+    describe(sys.modules[__name__], ClaimConfig)
+    schema = ClaimConfig.model_json_schema()
+    for properties in (schema["properties"], schema["$defs"]["FullConfig"]["properties"]):
+        for key in ("papers", "base"):
+            if key in properties:  # one may stand for a list of one
+                many = properties[key]
+                about = {word: many.pop(word) for word in ("title", "description") if word in many}
+                properties[key] = {**about, "anyOf": [many["items"], many]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def names() -> list[str]:
