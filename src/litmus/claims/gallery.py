@@ -39,7 +39,7 @@ def make_gallery(folder: Path, *, home: str, say: Callable[[str], None] = print)
         }
         records[name] = record
         shutil.copy(stored.artifact(f"pictures/{picture_of(record)}.png"), shelf / f"{name}.png")
-        (shelf / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (shelf / f"{name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
     page = folder / PAGE
     page.write_text(page_of(records))
     say(f"page     {page}")
