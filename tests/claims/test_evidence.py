@@ -115,7 +115,8 @@ def test_a_bound_says_its_range_and_who_diverged():
         ([1.05], "supported"),  # exact
         ([1.2], "contradicted"),
         ([NAN], "contradicted"),
-        ([1.0, NAN, 1.0], "contradicted"),
+        ([1.0, NAN, 1.0], "inconclusive"),
+        ([NAN, NAN], "contradicted"),
     ],
 )
 def test_a_mean_lies_within_when_its_interval_does(values, outcome):

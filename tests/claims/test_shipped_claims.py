@@ -19,11 +19,18 @@ def test_a_shipped_claim_plans_cells_with_names_of_their_own(name, full):
     assert claim.spec.seeds >= 5
 
 
-@pytest.mark.parametrize(("name", "full"), FORMS)
+PILOT = 1000
+"""Seeds from here on choose rates, and are in no condition."""
+OWN_SEEDS = {"init_vs_sampling"}
+"""Where a subset's seeds must be no other's, or starts would be alike."""
+
+
+@pytest.mark.parametrize(("name", "full"), [form for form in FORMS if form[0] not in OWN_SEEDS])
 def test_its_arms_share_their_seeds(name, full):
     arms: dict[str, list[int]] = {}
     for cell in made_claim(name, full=full).cells():
-        arms.setdefault(cell.name.rpartition(", seed ")[0], []).append(cell.config.seed)
+        if cell.config.seed < PILOT:
+            arms.setdefault(cell.name.rpartition(", seed ")[0], []).append(cell.config.seed)
     assert len({tuple(sorted(seeds)) for seeds in arms.values()}) <= 1
 
 
