@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +9,9 @@ from typing import Any
 
 from litmus.claims.registry import make_claim
 from litmus.config.claim import load_claim
+from tests.sweep import small
 
-TINY = {
-    "data.name": "synthetic",
-    "data.num_images": 120,
-    "data.image_size": 4,
-    "data.channels": 1,
-    "data.num_classes": 3,
-    "model.name": "mlp",
-    "model.depth": 2,
-    "model.width": 8,
-    "train.epochs": 2,
-    "train.accelerator": "cpu",
-    "optim.lr": 0.05,
-    "tracking.system_metrics": False,
-    "tracking.offline": True,
-}
-"""A network of one hidden layer that learns in a blink."""
-
-
-def words(home: Path, **changes: Any) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in {**TINY, "tracking.home": str(home), **changes}.items()]
+words = small.words
 
 
 def claim(name: str, *overrides: str, full: bool = False) -> Any:

@@ -22,22 +22,8 @@ from litmus.study.storage import open_storage, place_of
 from litmus.study.tune import Options, tune
 from litmus.study.worker import Worker
 from litmus.tracking.spool import Spool
+from tests.sweep.small import BASE
 
-BASE = {
-    "data.name": "synthetic",
-    "data.num_images": 120,
-    "data.image_size": 4,
-    "data.channels": 1,
-    "data.num_classes": 3,
-    "model.name": "mlp",
-    "model.depth": 2,
-    "model.width": 8,
-    "train.epochs": 2,
-    "train.accelerator": "cpu",
-    "optim.lr": 0.05,
-    "tracking.system_metrics": False,
-    "tracking.offline": True,
-}
 LONG = 120
 """Epochs of a training that is caught in the act."""
 

@@ -449,26 +449,12 @@ class Conductor:
         path = Path(self.keeper.run.dir) / "artifacts" / name
         return path if path.exists() else None
 
-    def _wait_sent(self, patience_sec: float = 30.0) -> None:
-        """Until MLflow has the trials, or is known not to take them now."""
-        from litmus.tracking import resolve
-        from litmus.tracking.spool import Spool
+    def _wait_sent(self) -> None:
+        from litmus.tracking import wait_sent
 
-        label = resolve(self.base.tracking.uri, self.base.tracking.home).label
-        left = set(self.directories)
-        until = time.monotonic() + patience_sec
-        for link in self.directories.values():
-            link.wake()
-        while left and time.monotonic() < until and self.signum is None:
-            for directory in list(left):
-                with suppress(OSError, ValueError), Spool(directory) as spool:
-                    if spool.is_sent(label):
-                        left.discard(directory)
-                    elif spool.destination(label).error:
-                        until = min(until, time.monotonic() + 3.0)
-            time.sleep(0.05)
-        if left:
-            self.say(f"note     {len(left)} runs are not in MLflow yet; they are safe here: litmus sync --all")
+        tracking, stopped = self.base.tracking, lambda: self.signum is not None
+        if left := wait_sent(self.directories, home=tracking.home, uri=tracking.uri, stopped=stopped):
+            self.say(f"note     {left} runs are not in MLflow yet; they are safe here: litmus sync --all")
 
 
 # --- small rules ------------------------------------------------------------------------------------------------------

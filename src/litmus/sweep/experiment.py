@@ -6,9 +6,7 @@ import json
 import os
 import shlex
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -244,25 +242,12 @@ class Experiment:
 
         self._links[directory] = follow(directory, home=self.home, uri=self.base.tracking.uri)
 
-    def _wait_sent(self, patience_sec: float = 30.0) -> None:
-        """Until MLflow has the runs, or is known not to take them now."""
-        from litmus.tracking import resolve
-        from litmus.tracking.spool import Spool
+    def _wait_sent(self) -> None:
+        from litmus.tracking import wait_sent
 
-        label, left = resolve(self.base.tracking.uri, self.home).label, set(self._links)
-        until = time.monotonic() + patience_sec
-        for link in self._links.values():
-            link.wake()
-        while left and time.monotonic() < until and self._signum is None:
-            for directory in list(left):
-                with suppress(OSError, ValueError), Spool(directory) as spool:
-                    if spool.is_sent(label):
-                        left.discard(directory)
-                    elif spool.destination(label).error:
-                        until = min(until, time.monotonic() + 3.0)
-            time.sleep(0.05)
-        if left:
-            self.say(f"note     {len(left)} runs are not in MLflow yet; they are safe here: litmus sync --all")
+        stopped = lambda: self._signum is not None  # noqa: E731
+        if left := wait_sent(self._links, home=self.home, uri=self.base.tracking.uri, stopped=stopped):
+            self.say(f"note     {left} runs are not in MLflow yet; they are safe here: litmus sync --all")
 
     def kept(self, path: Path, folder: str = "pictures") -> Path:
         """A picture or table, as an artifact of the parent run; where it lies, as a person reads it."""

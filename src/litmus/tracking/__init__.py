@@ -23,7 +23,17 @@ if TYPE_CHECKING:
         usable_cores,
     )
     from litmus.tracking.run import Run, directory_of
-    from litmus.tracking.stored import StoredRun, find_run, follow, list_runs, local_runs, put_right, sync, unsynced
+    from litmus.tracking.stored import (
+        StoredRun,
+        find_run,
+        follow,
+        list_runs,
+        local_runs,
+        put_right,
+        sync,
+        unsynced,
+        wait_sent,
+    )
     from litmus.tracking.system import SystemMetrics
     from litmus.tracking.ui import server_url, ui_command
 
@@ -53,6 +63,7 @@ __all__ = [
     "ui_command",
     "unsynced",
     "usable_cores",
+    "wait_sent",
 ]
 
 _HOMES = {
@@ -65,7 +76,17 @@ _HOMES = {
         *("cpu_model", "installed_packages", "usable_cores"),
     ),
     "run": ("Run", "directory_of"),
-    "stored": ("StoredRun", "find_run", "follow", "list_runs", "local_runs", "put_right", "sync", "unsynced"),
+    "stored": (
+        "StoredRun",
+        "find_run",
+        "follow",
+        "list_runs",
+        "local_runs",
+        "put_right",
+        "sync",
+        "unsynced",
+        "wait_sent",
+    ),
     "system": ("SystemMetrics",),
     "ui": ("server_url", "ui_command"),
 }

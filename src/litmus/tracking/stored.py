@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -297,6 +298,35 @@ def put_right(
 def follow(directory: Path, *, home: str | os.PathLike[str], uri: str | None = None) -> sender.Link:
     """Send, from a process in the background, what another process of this machine records in ``directory``."""
     return sender.start(directory, resolve(uri, home), "process")
+
+
+def wait_sent(
+    links: Mapping[Path, sender.Link],
+    *,
+    home: str | os.PathLike[str],
+    uri: str | None = None,
+    patience_sec: float = 30.0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> int:
+    """Wait until MLflow has the runs that are followed, or is known not to take them now; how many it still lacks.
+
+    Args:
+        links: run directory -> what ``follow`` gave.
+        stopped: ends the waiting.
+    """
+    label, left = resolve(uri, home).label, set(links)
+    until = time.monotonic() + patience_sec
+    for link in links.values():
+        link.wake()
+    while left and time.monotonic() < until and not stopped():
+        for directory in list(left):
+            with contextlib.suppress(OSError, ValueError), Spool(directory) as spool:
+                if spool.is_sent(label):
+                    left.discard(directory)
+                elif spool.destination(label).error:
+                    until = min(until, time.monotonic() + 3.0)
+        time.sleep(0.05)
+    return len(left)
 
 
 def sync(run: str | os.PathLike[str], *, home: str | os.PathLike[str] | None = None, uri: str | None = None) -> Synced:
