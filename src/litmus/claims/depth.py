@@ -232,7 +232,7 @@ class RescueWithoutBN(Claim):
         base = self.base
         return draw(
             [Panel({name: errors[name] for name in names}, "training error rate", lines=CHANCE, y_range=(-0.03, 1))],
-            path, title=f"Training error of {base.model.depth} layers without a norm: {', '.join(told)}", width=5.6,
+            path, title=f"{base.model.depth} layers without a norm: {', '.join(told)}", width=5.6,
             subtitle=f"{base.data.name}, channels from {base.model.width}, {base.train.length} {base.train.unit}, "
             f"rate {table['rate']:g} where none is named; dots: seeds, bar: 95% interval",
         )  # fmt: skip
