@@ -91,8 +91,8 @@ ALLOWED = {  # part -> parts it may import; every part may import errors
         *("channel", "config", "data", "devices", "evaluation", "experiment", "jobs", "paths"),
         *("ranks", "stopping", "tracking", "trained", "weights"),
     },
-    "curve": {"config", "diagnosis", "sweep"},
-    "decompose": {"config", "diagnosis", "sweep"},
+    "curve": {"config", "diagnosis", "paths", "sweep"},
+    "decompose": {"config", "diagnosis", "paths", "sweep"},
     "claims": {
         *("config", "data", "devices", "diagnosis", "evaluation", "experiment", "networks", "optim", "paths"),
         *("sweep", "tracking", "trained", "transfer", "weights", "callbacks", "stopping", "checkpoints", "predict"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from litmus.config import RunConfig, flatten, load_config
 from litmus.errors import Problem, Refused
+from litmus.paths import shown
 from litmus.sweep.cells import Cell
 from litmus.sweep.designs import changed, halved_sizes, in_steps, seeded, steps_per_epoch
 from litmus.sweep.engine import Done, data_of
@@ -84,7 +85,7 @@ class Design:
                 changes: dict[str, Any] = {
                     "seed": seeded(base, seed),
                     "data.num_train": size,
-                    "data.draw_seed": seed + 1,
+                    "data.draw_seed": seeded(base, seed + 1),
                 }
                 if base.early_stopping is None and criterion_of(base):
                     changes["early_stopping"] = {"name": "gl"}
@@ -227,7 +228,7 @@ def _conclude(
     say("")
     say(f"picture  {experiment.kept(picture)}")
     experiment.kept(picture.with_suffix(".svg"))
-    say(f"table    {run.dir / 'artifacts' / 'curve.csv'}")
+    say(f"table    {shown(Path(run.dir) / 'artifacts' / 'curve.csv')}")
     say(f"run      {run.id or run.uid}")
     say("next     litmus ui")
     return reading

@@ -13,6 +13,7 @@ import numpy as np
 from litmus.config import RunConfig, load_config
 from litmus.config.vary import Arm, arm_configs, arms_of
 from litmus.errors import Problem, Refused
+from litmus.paths import shown
 from litmus.sweep.cells import Cell, Measure
 from litmus.sweep.designs import changed, seeded
 from litmus.sweep.engine import Done
@@ -230,7 +231,7 @@ def _conclude(
         say("")
         say(f"picture  {experiment.kept(picture)}")
         experiment.kept(picture.with_suffix(".svg"))
-    say(f"table    {run.dir / 'artifacts' / 'decomposition.json'}")
+    say(f"table    {shown(Path(run.dir) / 'artifacts' / 'decomposition.json')}")
     say(f"run      {run.id or run.uid}")
     if len(arms) == 1:
         say(f"next     {experiment.again} --over model.width=...    (the figure over a setting)")

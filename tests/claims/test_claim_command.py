@@ -11,7 +11,7 @@ from litmus.claims.command import as_csv, plain
 from litmus.claims.evidence import ordering
 from litmus.claims.figures import Panel, draw
 from litmus.claims.registry import CLAIMS, make_claim
-from litmus.config import Numbers, Section
+from litmus.config import Field, Numbers, Section
 from litmus.config.claim import FOLDER, ClaimConfig, load_claim, names
 from litmus.errors import Refused
 from tests.sweep import small
@@ -22,6 +22,7 @@ class Widths(Claim):
 
     class Settings(Section):
         lrs: Numbers
+        names: dict[str, str] = Field(default_factory=dict)
 
     def cells(self):
         return [cell for lr in self.settings.lrs for cell in self.over_seeds(f"lr={lr:g}", {"optim.lr": lr})]
@@ -48,7 +49,7 @@ def tiny(tmp_path, monkeypatch):
         "says": "A larger rate learns faster.",
         "condition": "below in 5 of 5",
         "base": small.words(tmp_path / "mlruns"),
-        "settings": {"lrs": [0.001, 0.5]},
+        "settings": {"lrs": [0.001, 0.5], "names": {"a name, with a comma": "x"}},
         "published": {"somebody": 0.5},
         "full": {"base": ["train.epochs=3"], "hours": 1},
     }

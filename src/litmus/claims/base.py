@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +20,7 @@ Table = dict[str, Any]
 K = TypeVar("K")
 
 
-class Claim:
+class Claim(ABC):
     """One claim, with its settings and its base config.
 
     A subclass has ``Settings``, a section with the claim's own keys, and:
@@ -50,14 +51,17 @@ class Claim:
         """
         return []
 
+    @abstractmethod
     def read(self, done: Mapping[str, Done]) -> Table:
-        raise NotImplementedError
+        """Plain numbers of what became of each cell, by its name."""
 
+    @abstractmethod
     def judge(self, table: Table) -> list[Evidence]:
-        raise NotImplementedError
+        """A function of the table alone; made numbers test it."""
 
+    @abstractmethod
     def draw(self, table: Table, path: Path) -> Path:
-        raise NotImplementedError
+        """The PNG at ``path``, and an SVG of the same name beside it; its path."""
 
     # --- help for subclasses
 

@@ -78,7 +78,8 @@ def run(
     params = {
         "claim.seeds": spec.seeds,
         "claim.full": full,
-        **{f"claim.{key}": value for key, value in spec.settings.items()},
+        # As one text: a mapping's keys are names of arms, which MLflow may refuse as names of parameters.
+        **{f"claim.{key}": json.dumps(v) if isinstance(v, Mapping) else v for key, v in spec.settings.items()},
     }
     with Experiment(
         kind="claim",

@@ -228,11 +228,11 @@ class RescueWithoutBN(Claim):
         small = [name for name in table["arms"] if name.startswith("He, ")]
         best = min(small, key=lambda name: sum(0.9 if err != err else err for err in errors[name]))
         names = ["He", best, "zero branch", "Fixup", "batch norm"]
-        told = [f"{mean(errors[name])} {name}" for name in ("Fixup", "batch norm", "He")]
+        told = [f"{name} {mean(errors[name])}" for name in ("Fixup", "He")]
         base = self.base
         return draw(
             [Panel({name: errors[name] for name in names}, "training error rate", lines=CHANCE, y_range=(-0.03, 1))],
-            path, title=f"Training error of {base.model.depth} layers: {', '.join(told)}", width=5.6,
+            path, title=f"{base.model.depth} layers without a norm: {', '.join(told)}", width=5.6,
             subtitle=f"{base.data.name}, channels from {base.model.width}, {base.train.length} {base.train.unit}, "
             f"rate {table['rate']:g} where none is named; dots: seeds, bar: 95% interval",
         )  # fmt: skip

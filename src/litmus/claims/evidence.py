@@ -71,13 +71,8 @@ def ordering(what: str, lower: Sequence[float], higher: Sequence[float], *, marg
     Raises:
         ValueError: as many of both, and at least one, are wanted.
     """
-    one, two = np.asarray(lower, dtype=float), np.asarray(higher, dtype=float)
-    if one.shape != two.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"paired values come from the same seeds, got {one.shape} and {two.shape}")
-    one, two = (np.where(np.isnan(values), math.inf, values) for values in (one, two))
-    with np.errstate(invalid="ignore"):
-        differences = np.where(one == two, 0.0, two - one)
-    n, better, worse = len(one), int((differences > margin).sum()), int((differences < 0).sum())
+    _, differences = _pairs(lower, higher)
+    n, better, worse = len(differences), int((differences > margin).sum()), int((differences < 0).sum())
     chance = sign_test(better, n)
     outcome: Outcome = "inconclusive"
     if better == n and chance < ALPHA:
@@ -85,6 +80,16 @@ def ordering(what: str, lower: Sequence[float], higher: Sequence[float], *, marg
     elif worse == n and sign_test(worse, n) < ALPHA:
         outcome = "contradicted"
     return Evidence(what, outcome, f"{_difference(differences)}, {better} of {n} seeds", chance)
+
+
+def _pairs(lower: Sequence[float], higher: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The lower ones, infinite where they diverged, and ``higher - lower``, 0 where both did."""
+    one, two = np.asarray(lower, dtype=float), np.asarray(higher, dtype=float)
+    if one.shape != two.shape or one.ndim != 1 or not len(one):
+        raise ValueError(f"paired values come from the same seeds, got {one.shape} and {two.shape}")
+    one, two = (np.where(np.isnan(values), math.inf, values) for values in (one, two))
+    with np.errstate(invalid="ignore"):
+        return one, np.where(one == two, 0.0, two - one)
 
 
 def _difference(differences: np.ndarray) -> str:
@@ -104,13 +109,8 @@ def not_above(what: str, lower: Sequence[float], higher: Sequence[float]) -> Evi
     Raises:
         ValueError: as many of both, and at least one, are wanted.
     """
-    one, two = np.asarray(lower, dtype=float), np.asarray(higher, dtype=float)
-    if one.shape != two.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"paired values come from the same seeds, got {one.shape} and {two.shape}")
-    one, two = (np.where(np.isnan(values), math.inf, values) for values in (one, two))
-    held, n = int(((one <= two) & np.isfinite(one)).sum()), len(one)
-    with np.errstate(invalid="ignore"):
-        differences = np.where(one == two, 0.0, two - one)
+    one, differences = _pairs(lower, higher)
+    held, n = int(((differences >= 0) & np.isfinite(one)).sum()), len(one)
     outcome: Outcome = "supported" if held == n else "contradicted" if held == 0 else "inconclusive"
     return Evidence(what, outcome, f"{_difference(differences)}, {held} of {n} pairs")
 

@@ -219,8 +219,8 @@ def _side_by_side(axes: Any, panel: Panel) -> None:
             axes.plot([at + 0.1], [mean], marker=marker, markersize=6, color=color, zorder=4)
         elif len(row):
             style.write(
-                axes, at, axes.get_ylim()[1], panel.unfinished, size=7.5, color=color, ha="center", va="top",
-                rotation=90,
+                axes, at, 0.5, panel.unfinished, size=8, color=color, ha="center", va="center", rotation=90,
+                transform=axes.get_xaxis_transform(),
             )  # fmt: skip
     _mark_lines(axes, panel)
     axes.set_xticks(range(len(names)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +25,9 @@ DIVERGED = "diverged"
 class VerdictClaim(Claim):
     """Arms, each the base with overrides, on every seed; a seed draws the training images too, where some are drawn."""
 
+    @abstractmethod
     def arms(self) -> dict[str, tuple[str, ...]]:
         """Name -> overrides."""
-        raise NotImplementedError
 
     def named_apart(self, key: str) -> None:
         """Raises ``Refused`` for two arms of one name."""

@@ -166,10 +166,10 @@ def contrast_table(comparison: Comparison, rows: Sequence[int]) -> Rows:
         if one is None:
             continue
         finite = math.isfinite(one.low)
-        around = f" ({100 * one.low:+.2f} to {100 * one.high:+.2f})" if finite else ""
+        around = f" ({_points(one.low)} to {_points(one.high)})" if finite else ""
         lower = f"{one.lower} of {one.of}" if one.sign_p is not None else "-"
         sign = f"{one.sign_p:.3f}" if one.sign_p is not None else "-"
-        cells = [f"{100 * one.difference:+.2f}{around}", lower, sign]
+        cells = [f"{_points(one.difference)}{around}", lower, sign]
         cells.append(p_text(one.p_holm).removeprefix("= ") if finite else "-")
         table.append([comparison.arms.arms[i].label, *cells, one.verdict, one.basis])
     return table
@@ -480,3 +480,8 @@ def _next(comparison: Comparison, home: str) -> str:
         config = shlex.quote(str(shown(first.run.artifact("config.yaml"))))
         return f"{len(lacks)} more seed{'s' * (len(lacks) != 1)} for {arm.label}: litmus fit {config} seed={lacks[0]}"
     return f"litmus diagnose {best.run.id8}{at_home}    or    litmus ui{at_home}"
+
+
+def _points(rate: float) -> str:
+    """Percentage points with their sign; what rounds to nothing has none of its own."""
+    return f"{round(100 * rate, 2) + 0.0:+.2f}"

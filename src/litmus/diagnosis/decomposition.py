@@ -19,6 +19,7 @@ a jackknife over the reshuffles alone does in 0.31 to 0.97.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -59,7 +60,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decomposition:
+class Decomposition(ABC):
     """What all decompositions share: ``parts`` add up to ``total``, the mean loss of the models."""
 
     num_reshuffles: int
@@ -79,9 +80,9 @@ class Decomposition:
     """The loss in words."""
 
     @property
+    @abstractmethod
     def parts(self) -> dict[str, Estimate]:
         """What adds up to the total, by name: the bias (with the noise, unless that stands apart) first."""
-        raise NotImplementedError
 
     @property
     def variance_part(self) -> Estimate:
