@@ -169,6 +169,17 @@ def test_a_reference_that_is_best_is_said_to_be():
     assert "luck" not in " ".join(sentences(arms, 0, found))
 
 
+def test_level_arms_are_said_to_be_level_and_the_reference_is_named():
+    seeds = {0: 0.1, 1: 0.2, 2: 0.3}
+    for reference in (0, 1):
+        arms, found = made(seeds, {seed: err + 1e-16 for seed, err in seeds.items()}, reference=reference)
+        name = arms.arms[reference].label
+        told = f"{name} has the lowest val/err, level with 1 other; 0 of 1 others are worse beyond chance"
+        assert headline(arms, reference, found) == told
+        first = sentences(arms, reference, found)[0]
+        assert first.startswith(f"{name}, the reference, has the lowest val/err, level with 1 other, 0.2000; 0 of 1")
+
+
 def test_arms_that_are_level_are_said_to_be():
     arms, found = made({0: 0.1, 1: 0.1}, {0: 0.1, 1: 0.1})
     assert found[1].p == 1

@@ -89,7 +89,7 @@ def contrasts(arms: Arms, reference: int, shared: Mapping[int, Shared] | None = 
 
 def sentences(arms: Arms, reference: int, found: Sequence[Contrast | None]) -> list[str]:
     """What was found, a sentence each, the best arm first; then what it rests on."""
-    best = min(range(len(arms.arms)), key=lambda i: arms.arms[i].mean)
+    best = lowest(arms, reference)
     base, several = arms.arms[reference], len(arms.arms) > 2
     says = []
     against = found[best]
@@ -97,7 +97,8 @@ def sentences(arms: Arms, reference: int, found: Sequence[Contrast | None]) -> l
     if against is None:
         better = sum(one is not None and one.verdict == "worse" for one in found)
         says.append(
-            f"{base.label}, the reference, has the lowest val/err, {base.mean:.4f}; {better} of {len(found) - 1} "
+            f"{base.label}, the reference, {_has_the_lowest(arms, reference)}, {base.mean:.4f}; "
+            f"{better} of {len(found) - 1} "
             f"{'arms are' if len(found) > 2 else 'arm is'} worse beyond chance"
         )
     else:
@@ -128,13 +129,27 @@ def sentences(arms: Arms, reference: int, found: Sequence[Contrast | None]) -> l
     return says + _trend(arms)
 
 
+def lowest(arms: Arms, reference: int) -> int:
+    """Place of the arm with the lowest mean validation error; of equal ones the reference, then the first."""
+    means = [arm.mean for arm in arms.arms]
+    level = [i for i, mean in enumerate(means) if math.isclose(mean, min(means), abs_tol=1e-12)]
+    return reference if reference in level else level[0]
+
+
+def _has_the_lowest(arms: Arms, reference: int) -> str:
+    base = arms.arms[reference]
+    level = sum(math.isclose(arm.mean, base.mean, abs_tol=1e-12) for arm in arms.arms) - 1
+    with_others = f", level with {level} other{'s' * (level > 1)}" if level else ""
+    return f"has the lowest val/err{with_others}"
+
+
 def headline(arms: Arms, reference: int, found: Sequence[Contrast | None]) -> str:
     """The best arm against the reference, short enough for a picture's title."""
-    best = min(range(len(arms.arms)), key=lambda i: arms.arms[i].mean)
+    best = lowest(arms, reference)
     name, base, against = arms.arms[best].label, arms.arms[reference].label, found[best]
     if against is None:
         worse = sum(one is not None and one.verdict == "worse" for one in found)
-        return f"{base} has the lowest val/err; {worse} of {len(found) - 1} others are worse beyond chance"
+        return f"{base} {_has_the_lowest(arms, reference)}; {worse} of {len(found) - 1} others are worse beyond chance"
     if against.verdict == "better":
         return f"{name} is better than {base} by {100 * -against.difference:.2f} points"
     return f"{name} is not shown to be better than {base}"
