@@ -201,7 +201,7 @@ def test_far_has_a_pilot_and_then_all_seeds_of_frozen_networks_that_read_rgb():
     assert (config.data.image_size, config.data.channels, config.data.mean) == (64, 3, (0.5,) * 3)
     assert config.data.name == "fashion_mnist"
     assert done["from scratch, n=1000, seed 2"].cell.config.model.name == "residual"
-    assert {one.cell.config.train.steps for one in done.values()} == {300}
+    assert {one.cell.config.train.steps for one in done.values()} == {900}
 
 
 def test_far_wants_a_gain_at_both_sizes():
