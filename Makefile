@@ -25,8 +25,7 @@ bench: .venv/.dev  ## data path, training step, start-up, cached features, diagn
 	$(BIN)/python scripts/bench/study.py
 
 claims: .venv/.run  ## every claim of the course, on this machine; then docs/claims.md from what came out
-	$(BIN)/litmus claim --all
-	$(BIN)/litmus claim --gallery docs
+	$(BIN)/litmus claim --all; ran=$$?; $(BIN)/litmus claim --gallery docs && exit $$ran
 
 floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-floor

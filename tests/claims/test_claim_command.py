@@ -85,6 +85,56 @@ def test_keys_of_a_claim_can_be_changed_where_it_is_run(tiny, litmus, tmp_path):
     assert "INCONCLUSIVE" in out  # two seeds can never tell
 
 
+@pytest.fixture
+def two(tiny, tmp_path):
+    """Two claims; the second's data are not there."""
+    other = json.loads(tiny.read_text()) | {"name": "homeless"}
+    rest = [word for word in other["base"] if not word.startswith("data.")]
+    other["base"] = [*rest, "data.name=image_folder", f"data.path={tmp_path / 'nowhere'}"]
+    path = tmp_path / "homeless.yaml"
+    path.write_text(json.dumps(other))
+    return tiny, path
+
+
+def test_of_several_claims_one_that_is_refused_is_so_before_any_is_trained(two, litmus, tmp_path):
+    code, out, err = litmus("claim", *two, "seeds=2")
+    assert code == 2
+    assert f"data.path = '{tmp_path / 'nowhere'}'" in err
+    assert "runs     " not in out
+    assert not list(tmp_path.glob("mlruns/runs/*"))
+
+
+def test_all_claims_run_but_those_that_cannot_which_are_told_at_once_and_at_the_end(two, litmus, tmp_path, monkeypatch):
+    monkeypatch.setattr("litmus.claims.command.names", lambda: [str(path) for path in two])
+    code, out, err = litmus("claim", "--all")
+    assert code == 1
+    assert out.index(f"skipped  {two[1]}: claim") < out.index("outcome  SUPPORTED")
+    assert "nowhere" in out
+    assert "1 of 2 claims came to no answer" in err
+    assert "nowhere" in err
+    assert "next     litmus claim --all" in err
+    (record,) = tmp_path.glob("mlruns/runs/claim-*/artifacts/claim.json")
+    assert json.loads(record.read_text())["command"] == f"litmus claim {two[0]}"
+
+
+def test_a_claim_without_an_answer_does_not_keep_the_next_from_running(two, litmus, monkeypatch):
+    from litmus.sweep.experiment import Incomplete
+
+    def judged(self, table):
+        if self.spec.name == "tiny":
+            raise Incomplete("3 of 10 trainings came to no answer")
+        return [ordering("fast below slow", table["losses"][1], table["losses"][0])]
+
+    monkeypatch.setattr(Widths, "judge", judged)
+    plain = json.loads(two[0].read_text()) | {"name": "second"}
+    two[1].write_text(json.dumps(plain))
+    monkeypatch.setattr("litmus.claims.command.names", lambda: [str(path) for path in two])
+    code, out, err = litmus("claim", "--all")
+    assert code == 1
+    assert f"supported     {two[1]}" in out
+    assert f"{two[0]}: 3 of 10 trainings came to no answer" in err
+
+
 def test_the_full_form_puts_its_own_over_the_claims(tiny):
     claim = load_claim(tiny, full=True)
     assert claim.base[-1] == "train.epochs=3"

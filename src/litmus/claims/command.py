@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from litmus.claims.base import Claim, Table
 from litmus.claims.evidence import Evidence, Outcome, conclude, p_of
 from litmus.claims.registry import make_claim
 from litmus.config.claim import ClaimConfig, load_claim, names
-from litmus.errors import refuse
-from litmus.sweep.experiment import Experiment, Options
+from litmus.errors import Refused, refuse
+from litmus.jobs.forks import CONTEXT
+from litmus.sweep.engine import plan
+from litmus.sweep.experiment import Experiment, Incomplete, Options
 
 EXPERIMENT = "litmus/claims"
 RECORD = "claim.json"
@@ -36,9 +39,9 @@ def claim(
     """Run claims by name or file, one after the other; what each came to.
 
     Raises:
-        Refused: no such claim, or what is wrong with one, before anything is trained.
+        Refused: no such claim, or what is wrong with any, before anything is trained.
         Stopped: by a signal; the same command goes on.
-        Incomplete: trainings came to no answer.
+        Incomplete: trainings came to no answer; with ``everything``, claims that cannot run here. The others ran.
     """
     if everything and files:
         raise refuse("--all", "runs every claim: give it or names, not both", list(files))
@@ -46,23 +49,62 @@ def claim(
         raise refuse("claim", f"which? one of {', '.join(names())}; --all runs them all")
     if everything and overrides:
         raise refuse("--all", "takes no overrides: claims have keys of their own", list(overrides))
-    chosen = names() if everything else list(files)
+    chosen = names() if everything else list(dict.fromkeys(files))
     if everything and full:
-        specs = [load_claim(name) for name in chosen]
-        chosen = [spec.name for spec in specs if spec.full is not None]
-    made = [make_claim(load_claim(name, overrides, full=full)) for name in chosen]
+        chosen = [name for name in chosen if load_claim(name).full is not None]
+    made = {name: make_claim(load_claim(name, overrides, full=full)) for name in chosen}
+    refused = cannot_run(made, say) if len(made) > 1 else {}
+    if refused and not everything:
+        raise Refused([problem for error in refused.values() for problem in error.problems], source="litmus claim")
     found: dict[str, Outcome] = {}
-    for at, one in enumerate(made):
-        if at:
+    no_answer: dict[str, Refused | Incomplete] = {**refused}
+    for name, error in refused.items():
+        say(f"skipped  {name}: {error}")
+    for name, one in made.items():
+        if name in refused:
+            continue
+        its = typed
+        if len(made) > 1:
             say("\n" + "-" * 80)
-        again = typed if len(made) == 1 else ["claim", one.spec.name, *(["--full"] if full else [])]
-        found[one.spec.name] = run(one, full=full, options=options, typed=again, say=say)
-    if len(found) > 1:
-        say("")
-        for name, outcome in found.items():
-            say(f"{outcome:<13} {name}")
+            its = ["claim", name, *overrides, *(["--full"] if full else [])]
+        try:
+            found[name] = run(one, full=full, options=options, typed=its, again=typed, say=say)
+        except (Refused, Incomplete) as error:
+            if len(made) == 1:
+                raise
+            no_answer[name] = error  # the others go on
+            say(told(error))
+    if len(made) > 1:
+        say("\n" + "\n".join(f"{outcome:<13} {name}" for name, outcome in found.items()))
+    if no_answer:
+        incomplete = Incomplete(f"{len(no_answer)} of {len(made)} claims came to no answer")
+        for name, why in no_answer.items():
+            incomplete.add_note(f"  {name}: {why}")
+        incomplete.add_note(f"next     {shlex.join(['litmus', *typed])}    (what is done is kept)")
+        raise incomplete
     say("next     litmus claim --gallery docs    or    litmus ui")
     return found
+
+
+def cannot_run(made: Mapping[str, Claim], say: Callable[[str], None]) -> dict[str, Refused]:
+    """Those claims whose first trainings are refused, found before any of them begins.
+
+    An hour's work shall not end on a file that was missing from the start.
+    """
+    say(f"checking the data and networks of {len(made)} claims")
+    CONTEXT.set_forkserver_preload(["litmus.jobs.warm"])
+    refused: dict[str, Refused] = {}
+    for name, one in made.items():
+        try:
+            if cells := one.cells():
+                plan(cells, source=f"claim {name}")
+        except Refused as error:
+            refused[name] = error
+    return refused
+
+
+def told(error: BaseException) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
 
 
 def run(
@@ -71,9 +113,15 @@ def run(
     full: bool = False,
     options: Options | None = None,
     typed: Sequence[str] = ("claim",),
+    again: Sequence[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """One claim, from its first training to its record."""
+    """One claim, from its first training to its record.
+
+    Args:
+        typed: the command that its record names.
+        again: what is told to be typed where it is stopped; default: ``typed``.
+    """
     spec, began = one.spec, time.monotonic()
     params = {
         "claim.seeds": spec.seeds,
@@ -85,7 +133,7 @@ def run(
         kind="claim",
         name=f"claim-{spec.name}{'-full' if full else ''}",
         base=one.base,
-        typed=typed,
+        typed=again or typed,
         options=options,
         params=params,
         experiment=EXPERIMENT,
