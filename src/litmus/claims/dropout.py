@@ -105,7 +105,7 @@ class DropoutGap(Claim):
         def over(name: str) -> list[tuple[float, ...]]:
             return by_seed([table[name][at] for at in order])
 
-        gaps, losses = means_of(table["gap"]), means_of(table["val_loss"])
+        gaps = ", ".join(number(gap) for gap in means_of(table["gap"]))
         return draw(
             [
                 Panel({"gap": over("gap")}, "val loss - train loss (nats)", "keep_prob", x),
@@ -114,8 +114,7 @@ class DropoutGap(Claim):
                 Panel({"val": over("val_err")}, "error rate", "keep_prob", x),
             ],
             path,
-            title=f"keep_prob {keep[0]:g} to {keep[-1]:g}: loss gap {number(gaps[0])} to {number(gaps[-1])} nats, "
-            f"val loss {number(losses[0])} to {number(losses[-1])}",
+            title=f"Loss gap {gaps} nats at keep_prob {', '.join(f'{one:g}' for one in keep)}",
             subtitle=f"{self.base.model.name} on {self.base.data.name}, {self.base.data.num_train or 'all'} training "
             f"images, {self.base.train.length} {self.base.train.unit} each; average: {self.settings.passes} thinned "
             f"networks; {self.spec.seeds} seeds, bands: 95% intervals",
