@@ -132,7 +132,7 @@ class MoreData(Claim):
         if held is not None:
             right = sum(held.per_seed)
             title = f"Foretold {held.predicted:.3f} and measured {held.err:.3f} at {held.size:,} images"
-            title += f"; in {right} of {len(held.per_seed)} seeds inside 95% and nearer than to stay"
+            title += f"; in {right} of {len(held.per_seed)} seeds it holds"
         train, stop = self.base.train, self.base.early_stopping
         length = f"at most {train.length:,}, early stopping ({stop.name})" if stop else f"{train.length:,} each"
         figure = style.new_figure(10.4, 4.2)
