@@ -18,7 +18,6 @@ from litmus.claims.evidence import Evidence, Outcome, conclude, p_of
 from litmus.claims.registry import make_claim
 from litmus.config.claim import ClaimConfig, load_claim, names
 from litmus.errors import Refused, refuse
-from litmus.jobs.forks import CONTEXT
 from litmus.sweep.engine import plan
 from litmus.sweep.experiment import Experiment, Incomplete, Options
 
@@ -92,7 +91,6 @@ def cannot_run(made: Mapping[str, Claim], say: Callable[[str], None]) -> dict[st
     An hour's work shall not end on a file that was missing from the start.
     """
     say(f"checking the data and networks of {len(made)} claims")
-    CONTEXT.set_forkserver_preload(["litmus.jobs.warm"])
     refused: dict[str, Refused] = {}
     for name, one in made.items():
         try:
