@@ -210,6 +210,16 @@ def test_a_cell_is_named_by_what_decides_its_numbers(tmp_path):
     assert len({uid, cell_uid(one, "others"), *(cell_uid(other, "data") for other in others)}) == 4
 
 
+def test_a_training_that_was_not_watched_is_not_taken_for_one_that_is(tmp_path, monkeypatch):
+    plain, watched = small.config(tmp_path), small.config(tmp_path, watch=["gradients"])
+    before = [cell_uid(one, "data") for one in (plain, watched)]
+    assert before[0] != before[1]
+    monkeypatch.setattr("litmus.sweep.cells.source_of", lambda module: "looks otherwise")
+    after = [cell_uid(one, "data") for one in (plain, watched)]
+    assert after[0] == before[0]
+    assert after[1] not in before
+
+
 def test_the_code_that_trains_and_torchs_version_are_a_part_of_the_name(tmp_path, monkeypatch):
     one = small.config(tmp_path)
     before = cell_uid(one, "data")
@@ -241,6 +251,23 @@ def test_all_sources_of_training_code_exist():
 
     root = Path("src/litmus")
     assert all((root / part).exists() for part in TRAINING_CODE)
+
+
+def test_whatever_a_training_imports_is_training_code_or_decides_nothing():
+    from litmus.sweep.cells import TRAINING_CODE
+    from tests.test_imports import ALLOWED
+
+    reached, ahead = set(), ["experiment"]
+    while ahead:
+        part = ahead.pop()
+        if part not in reached:
+            reached.add(part)
+            ahead += ALLOWED[part]
+    decides_nothing = {  # it tells, keeps or finds; a config's values are in the name themselves
+        *("advice", "checkpoints", "config", "devices", "diagnosis", "fingerprint", "insight", "paths", "resume"),
+        *("stopping", "tracking"),
+    }
+    assert reached - {part.removesuffix(".py") for part in TRAINING_CODE} == decides_nothing
 
 
 def test_a_measure_is_named_by_function_arguments_and_source(monkeypatch):
