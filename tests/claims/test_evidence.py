@@ -55,6 +55,7 @@ def test_the_p_of_a_claim_is_the_largest_of_its_tests():
         ([1, 1, 1, 1, 2], [2, 2, 3, 2, 1], "inconclusive", 6 / 32),
         ([1, 1, 1, 1, 1], [2, 2, 3, 2, 1], "inconclusive", 6 / 32),  # an equal pair favours neither
         ([1, 1, 1], [2, 2, 2], "inconclusive", 1 / 8),  # three seeds can never tell
+        ([2, 2, 2], [1, 1, 1], "inconclusive", 1),
         ([1] * 5, [NAN] * 5, "supported", 1 / 32),  # a training that diverged is the worst there is
         ([NAN] * 5, [NAN] * 5, "inconclusive", 1),
         ([NAN] * 5, [1] * 5, "contradicted", 1),
@@ -141,6 +142,8 @@ def test_seeds_can_be_counted():
     assert in_seeds("x", [True] * 4 + [False]).outcome == "inconclusive"
     assert in_seeds("x", [True] * 4 + [False], needed=4).outcome == "supported"
     assert in_seeds("x", [False] * 5, needed=4).outcome == "contradicted"
+    with pytest.raises(ValueError, match="x: there are no seeds"):
+        in_seeds("x", [])
 
 
 def test_a_mean_is_said_with_its_interval_and_who_diverged():
