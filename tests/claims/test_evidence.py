@@ -114,6 +114,8 @@ def test_a_bound_says_its_range_and_who_diverged():
         ([1.0, 1.2, 0.8], "inconclusive"),
         ([2.0, 2.01, 1.99], "contradicted"),
         ([1.05], "supported"),  # exact
+        ([0.9], "supported"),
+        ([1.1], "supported"),
         ([1.2], "contradicted"),
         ([NAN], "contradicted"),
         ([1.0, NAN, 1.0], "inconclusive"),
@@ -131,10 +133,17 @@ def test_a_mean_lies_within_when_its_interval_does(values, outcome):
         ([[1, 2, 3], [1, 5, 6]], False, "contradicted"),
         ([[1, 2, 3], [1, 5, 5]], True, "inconclusive"),
         ([[1, 2, 3], [1, NAN, 5]], True, "inconclusive"),
+        ([[1, 1, 1], [2, 2, 2]], True, "inconclusive"),  # level is no reverse
     ],
 )
 def test_monotone_is_strict_and_for_every_seed(rows, rising, outcome):
     assert monotone("x", rows, rising=rising).outcome == outcome
+
+
+@pytest.mark.parametrize("rows", [[], [[1], [2]]])
+def test_a_row_of_one_value_rises_nowhere(rows):
+    with pytest.raises(ValueError, match="a row of two values or more"):
+        monotone("x", rows, rising=True)
 
 
 def test_seeds_can_be_counted():

@@ -101,6 +101,17 @@ def test_two_shared_seeds_of_many_do_not_throw_the_others_away():
     assert (found.how, found.of) == ("paired", 2)  # all that the smaller arm has
 
 
+def test_five_shared_seeds_of_more_are_paired():
+    other = {seed + 2: err for seed, err in {**LOWER, 5: 0.1, 6: 0.1}.items()}
+    found = made({**BASE, 5: 0.12, 6: 0.12}, other)[1][1]
+    assert (found.how, found.of) == ("paired", 5)
+
+
+def test_an_equal_seed_speaks_for_neither_side():
+    one, other = ({**BASE, **{seed: BASE[seed] + by for seed in (1, 2, 3, 4)}} for by in (0.01, -0.01))
+    assert [made(BASE, arm)[1][1].sign_p for arm in (one, other)] == [1 / 16, 1 / 16]
+
+
 def test_one_run_against_several_is_no_evidence():
     arms, (_, found) = made(BASE, {0: 0.01})
     assert (found.how, found.verdict, found.p) == ("nothing", "undecided", 1.0)

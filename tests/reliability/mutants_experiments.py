@@ -408,6 +408,13 @@ EXPERIMENTS: list[Mutant] = [
     ),
     # --- labels and moves
     Mutant(
+        "the-only-image-of-a-class-is-suspect",
+        "diagnosis/suspects.py",
+        "np.where(chances >= thresholds, chances, -1.0)",
+        "np.where(chances > thresholds, chances, -1.0)",
+        "tests/diagnosis/test_suspects.py::test_the_only_image_of_a_class_reaches_its_own_threshold",
+    ),
+    Mutant(
         "learnt-weights-of-another-shape",
         "diagnosis/moves.py",
         "        return\n    if run.transferred:\n        return\n    depth",
@@ -464,5 +471,12 @@ EXPERIMENTS: list[Mutant] = [
         "if end and host == socket.gethostname()",
         "if host == socket.gethostname()",
         "tests/sweep/test_engine.py::test_who_trains_a_cell_already_is_not_ended",
+    ),
+    Mutant(
+        "an-equal-seed-speaks-for-the-reference",
+        "compare/contrast.py",
+        "arm.runs[block].val_err > base.runs[block].val_err for",
+        "arm.runs[block].val_err >= base.runs[block].val_err for",
+        "tests/compare/test_contrast.py::test_an_equal_seed_speaks_for_neither_side",
     ),
 ]
