@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from litmus.config.vary import Arm, arms_of
-from litmus.decompose import Design, axis_of
+from litmus.decompose import Design, axis_of, take_apart
 from litmus.errors import Refused
 from tests.sweep import small
 
@@ -61,6 +61,48 @@ def test_with_seeds_the_variance_of_initialisation_stands_apart(tmp_path, litmus
     parts = [sources[name]["value"] for name in ("sampling", "initialisation")]
     assert sum(parts) == pytest.approx(sources["total"]["value"])
     assert "next     litmus decompose" in out
+
+
+class Model:
+    """A trained one, and what it answered."""
+
+    diverged = False
+
+    def __init__(self, log_probs, labels):
+        self.answers = {"log_probs": log_probs, "labels": labels, "idx": np.arange(len(labels))}
+
+    def result(self):
+        return {"train_eval": {"err": 0.1}}
+
+    def measured(self, measure):
+        return self.answers
+
+
+def models_of(design):
+    generator = np.random.default_rng(0)
+    logs = generator.standard_normal((design.reshuffles, design.draws, design.seeds, 20, 3))
+    logs -= np.log(np.exp(logs).sum(-1, keepdims=True))
+    labels = generator.integers(0, 3, 20)
+    return logs, labels, [Model(one, labels) for one in logs.reshape(-1, 20, 3)]
+
+
+def test_with_seeds_each_model_stands_for_itself_and_one_cut_for_its_sources():
+    from litmus.diagnosis.decomposition import decompose, variance_sources
+
+    design = Design(draws=3, reshuffles=2, seeds=2)
+    logs, labels, models = models_of(design)
+    found = take_apart(models, design)
+    assert found.parts.table() == decompose(logs[:, :, 0], labels).table()
+    assert found.sources == variance_sources(np.exp(logs[0]))  # the training sets of two cuts share images
+
+
+@pytest.mark.parametrize("what", ["labels", "idx"])
+def test_models_that_were_asked_about_other_images_are_not_taken_apart(what):
+    design = Design(draws=3, reshuffles=1)
+    models = models_of(design)[-1]
+    models[2].answers[what] = np.roll(models[2].answers[what], 1)
+    with pytest.raises(RuntimeError, match="not asked about the same images"):
+        take_apart(models, design)
 
 
 def test_draws_are_disjoint_shared_by_the_arms_and_no_seed_comes_twice(tmp_path):

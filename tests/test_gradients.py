@@ -75,6 +75,16 @@ def test_the_next_command_trains_the_config_whose_gradient_arrives_best(here, li
     assert again == ["litmus", "gradients", *DEEP, "--over", "model.init=normal,he_normal,xavier_normal", "--train"]
 
 
+def test_of_trained_arms_the_one_of_the_least_validation_error_is_next():
+    from litmus.gradients import Compared, next_command
+
+    arms = [
+        Compared(name, (f"optim.lr={lr}",), config=None, val_err=err)
+        for name, lr, err in (("a", 1, 0.2), ("b", 2, 0.1), ("c", 3, None))
+    ]
+    assert next_command(["x.yaml"], [], arms, over=[], arms=[], trained=True) == "litmus fit x.yaml optim.lr=2"
+
+
 def test_where_none_is_healthy_what_usually_helps_is_to_be_compared_next(here, litmus):
     _, said, _ = litmus("gradients", *DEEP, "model.init=normal")
     assert said.splitlines()[1].startswith("mlp14-digits  vanishing")

@@ -158,7 +158,7 @@ def answers_of(done: Sequence[Done], design: Design) -> tuple[Any, Any]:
     """
     answers = [one.measured(answers_to(design.split)) for one in done]
     labels = answers[0]["labels"]
-    if any(not np.array_equal(one["labels"], labels) for one in answers):
+    if any(not np.array_equal(one[what], answers[0][what]) for what in ("idx", "labels") for one in answers):
         raise RuntimeError("the models were not asked about the same images")
     shape = (design.reshuffles, design.draws, design.seeds, *answers[0]["log_probs"].shape)
     return np.stack([one["log_probs"] for one in answers]).reshape(shape), labels

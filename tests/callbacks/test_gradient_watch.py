@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -200,6 +201,16 @@ def test_a_run_cut_and_resumed_ends_with_the_rows_of_one_that_was_not(tmp_path, 
     kept, other = (find_run(one.run.uid, home=tmp_path) for one in (resumed, whole))
     for name in ("gradients/relative_update", "gradients/first_to_last_log10"):
         assert dict(kept.history(name)) == dict(other.history(name))
+
+
+def test_a_second_validation_at_a_step_takes_the_place_of_the_first(tmp_path):
+    config = config_of(tmp_path)
+    data = checked_data(config)
+    module = SimpleNamespace(network=make_classifier(config, data).network, loggers=[])
+    watch = GradientWatch(training_probe(data), batch_size=32)
+    for step in (0, 7, 7, 14):
+        watch._look(SimpleNamespace(global_step=step), module)
+    assert [row.step for row in watch.rows] == [0, 7, 14]
 
 
 def test_a_training_that_diverges_leaves_what_was_seen(tmp_path):

@@ -72,6 +72,9 @@ def test_a_claim_is_trained_judged_drawn_and_recorded_and_found_the_second_time(
     assert (directory / "artifacts" / "pictures" / "tiny.png").stat().st_size > 5000
     rows = list(csv.DictReader(io.StringIO((directory / "artifacts" / "per_seed.csv").read_text())))
     assert [row["seed"] for row in rows] == list("01234")
+    results = [json.loads(path.read_text()) for path in (tmp_path / "mlruns" / "runs").glob("*/artifacts/result.json")]
+    assert len(results) == 10
+    assert all("test" not in result for result in results)
 
     code, out, _ = litmus("claim", tiny)
     assert code == 0
@@ -139,6 +142,16 @@ def test_the_full_form_puts_its_own_over_the_claims(tiny):
     claim = load_claim(tiny, full=True)
     assert claim.base[-1] == "train.epochs=3"
     assert Widths(claim).base.train.epochs == 3
+
+
+def test_the_full_form_stands_beside_the_short_one(tiny, litmus, tmp_path, monkeypatch):
+    from litmus.claims.gallery import newest_of
+    from litmus.tracking import local_runs
+
+    monkeypatch.setattr(Widths, "cells", lambda self: [])
+    monkeypatch.setattr(Widths, "read", lambda self, done: {"losses": [[2] * 5, [1] * 5]})
+    assert [litmus("claim", tiny, *words)[0] for words in ([], ["--full"])] == [0, 0]
+    assert list(newest_of(local_runs(str(tmp_path / "mlruns")))) == ["tiny", "tiny-full"]
 
 
 @pytest.mark.parametrize(

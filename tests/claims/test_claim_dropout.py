@@ -98,7 +98,12 @@ def test_the_formula_agrees_with_a_numerical_integral():
 def test_in_a_network_the_norms_behind_dropout_see_another_variance_and_those_before_it_the_same():
     how = {"in_channels": 1, "num_classes": 3, "image_size": (8, 8), "depth": 8, "width": 4}
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    inside = ratios_in_network(build_network("plain", keep_prob=0.5, **how), images, seed=0)
+    network = build_network("plain", keep_prob=0.5, **how).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inside = ratios_in_network(network, images, seed=0)
+    assert not network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in network.modules())
     head = ratios_in_network(build_network("plain", head_keep_prob=0.5, **how), images, seed=0)
     assert len(inside) == len(head) == 7
     assert set(head.values()) == {1.0}

@@ -107,6 +107,12 @@ def test_what_never_stops_is_said_and_drawn_as_absent():
     assert told([replay_all({})]) == "all diverged"
 
 
+def test_its_ends_are_compared_on_images_that_chose_neither():
+    claim = made_claim("early_stopping")
+    (measure,) = {measure.key: measure for cell in claim.cells() for measure in cell.measures}.values()
+    assert (claim.base.monitor, measure.args["split"]) == ("val/loss", "test")
+
+
 def test_it_reads_both_ends_the_curves_and_their_replay():
     claim = made_claim("early_stopping")
     history = {

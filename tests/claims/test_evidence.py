@@ -55,6 +55,7 @@ def test_the_p_of_a_claim_is_the_largest_of_its_tests():
         ([1, 1, 1, 1, 2], [2, 2, 3, 2, 1], "inconclusive", 6 / 32),
         ([1, 1, 1, 1, 1], [2, 2, 3, 2, 1], "inconclusive", 6 / 32),  # an equal pair favours neither
         ([1, 1, 1], [2, 2, 2], "inconclusive", 1 / 8),  # three seeds can never tell
+        ([2, 2, 2], [1, 1, 1], "inconclusive", 1),
         ([1] * 5, [NAN] * 5, "supported", 1 / 32),  # a training that diverged is the worst there is
         ([NAN] * 5, [NAN] * 5, "inconclusive", 1),
         ([NAN] * 5, [1] * 5, "contradicted", 1),
@@ -113,6 +114,8 @@ def test_a_bound_says_its_range_and_who_diverged():
         ([1.0, 1.2, 0.8], "inconclusive"),
         ([2.0, 2.01, 1.99], "contradicted"),
         ([1.05], "supported"),  # exact
+        ([0.9], "supported"),
+        ([1.1], "supported"),
         ([1.2], "contradicted"),
         ([NAN], "contradicted"),
         ([1.0, NAN, 1.0], "inconclusive"),
@@ -130,10 +133,17 @@ def test_a_mean_lies_within_when_its_interval_does(values, outcome):
         ([[1, 2, 3], [1, 5, 6]], False, "contradicted"),
         ([[1, 2, 3], [1, 5, 5]], True, "inconclusive"),
         ([[1, 2, 3], [1, NAN, 5]], True, "inconclusive"),
+        ([[1, 1, 1], [2, 2, 2]], True, "inconclusive"),  # level is no reverse
     ],
 )
 def test_monotone_is_strict_and_for_every_seed(rows, rising, outcome):
     assert monotone("x", rows, rising=rising).outcome == outcome
+
+
+@pytest.mark.parametrize("rows", [[], [[1], [2]]])
+def test_a_row_of_one_value_rises_nowhere(rows):
+    with pytest.raises(ValueError, match="a row of two values or more"):
+        monotone("x", rows, rising=True)
 
 
 def test_seeds_can_be_counted():
@@ -141,6 +151,8 @@ def test_seeds_can_be_counted():
     assert in_seeds("x", [True] * 4 + [False]).outcome == "inconclusive"
     assert in_seeds("x", [True] * 4 + [False], needed=4).outcome == "supported"
     assert in_seeds("x", [False] * 5, needed=4).outcome == "contradicted"
+    with pytest.raises(ValueError, match="x: there are no seeds"):
+        in_seeds("x", [])
 
 
 def test_a_mean_is_said_with_its_interval_and_who_diverged():

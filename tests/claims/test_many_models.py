@@ -140,7 +140,7 @@ def answers(num, num_images=40, num_classes=3, *, spread=1.0, generator=GENERATO
     labels = np.arange(num_images) % num_classes
     logits = spread * generator.standard_normal((num, num_images, num_classes))
     logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return [{"log_probs": one, "labels": labels} for one in logits]
+    return [{"log_probs": one, "labels": labels, "idx": np.arange(num_images)} for one in logits]
 
 
 class Made(Done):
@@ -260,7 +260,8 @@ def test_models_stand_where_the_design_put_them(widths):
 
     design = Design(draws=2, reshuffles=3, seeds=2)
     cells = design.cells(Arm(""), widths.base)
-    given = [{"log_probs": np.full((4, 3), float(at)), "labels": np.arange(4)} for at in range(len(cells))]
+    four = np.arange(4)
+    given = [{"log_probs": np.full((4, 3), float(at)), "labels": four, "idx": four} for at in range(len(cells))]
     logs, labels = answers_of(list(trained(cells, given).values()), design)
     assert logs.shape == (3, 2, 2, 4, 3)
     assert labels.tolist() == [0, 1, 2, 3]

@@ -47,6 +47,13 @@ def test_test_images_are_answered_by_winners_and_defaults_alone():
         assert bool(one.cell.measures) == ("search" not in name)
 
 
+def test_rates_are_chosen_by_the_validation_loss():
+    def result(cell):  # the smallest rate is the best on training images
+        return bowl()(cell) | {"train_eval": {"err": 0.2, "loss": cell.config.optim.lr}}
+
+    assert table(result)[1]["chosen"] == BEST
+
+
 @pytest.mark.parametrize(("best", "rates"), [(3.0, [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]), (0.001, 8)])
 def test_a_best_rate_at_an_end_asks_for_more_until_it_lies_inside(best, rates):
     one = made.claim("optimizers")

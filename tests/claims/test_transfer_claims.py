@@ -85,6 +85,15 @@ def test_the_rate_of_a_size_is_that_of_the_nearer_pilot():
     assert told.startswith("from scratch 0.3 at 25 labels, 0.3 at 1000")
 
 
+def test_rates_are_chosen_by_the_validation_error():
+    def result(cell):  # the smallest rate is the best on training images
+        return near()(cell) | {"train_eval": {"err": cell.config.optim.lr, "loss": 0.0}}
+
+    one = made.claim("transfer_near")
+    found = one.read(made.conduct(one, result, curve)[0])
+    assert {arm: rates[0] for arm, rates in found["rates"].items()} == BEST
+
+
 def test_the_interval_at_the_fewest_labels_decides():
     one, found, _ = table_of_near()
     evidence = one.judge(found)

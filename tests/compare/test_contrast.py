@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from litmus.compare.arms import group
-from litmus.compare.contrast import Shared, as_numbers, contrasts, headline, p_text, sentences
+from litmus.compare.contrast import Shared, as_numbers, contrasts, headline, lowest, p_text, sentences
 from litmus.diagnosis import newcombe
 from tests.compare.made import arm
 
@@ -35,6 +35,11 @@ def test_shared_seeds_are_paired_with_scipys_p_and_the_sign_test():
     assert (found.difference, found.low, found.high, found.p) == pytest.approx((-0.012, low, high, expected.pvalue))
     assert (found.how, found.lower, found.of, found.sign_p) == ("paired", 5, 5, 0.03125)
     assert found.verdict == "better"
+
+
+def test_runs_are_paired_by_their_seeds_whatever_their_order():
+    shuffled = {seed: LOWER[seed] for seed in (3, 1, 4, 0, 2)}
+    assert made(BASE, shuffled)[1] == made(BASE, LOWER)[1]
 
 
 def test_the_other_way_round_it_is_worse():
@@ -94,6 +99,17 @@ def test_two_shared_seeds_of_many_do_not_throw_the_others_away():
     inside = {seed: LOWER[seed] for seed in (1, 3)}
     found = made(BASE, inside)[1][1]
     assert (found.how, found.of) == ("paired", 2)  # all that the smaller arm has
+
+
+def test_five_shared_seeds_of_more_are_paired():
+    other = {seed + 2: err for seed, err in {**LOWER, 5: 0.1, 6: 0.1}.items()}
+    found = made({**BASE, 5: 0.12, 6: 0.12}, other)[1][1]
+    assert (found.how, found.of) == ("paired", 5)
+
+
+def test_an_equal_seed_speaks_for_neither_side():
+    one, other = ({**BASE, **{seed: BASE[seed] + by for seed in (1, 2, 3, 4)}} for by in (0.01, -0.01))
+    assert [made(BASE, arm)[1][1].sign_p for arm in (one, other)] == [1 / 16, 1 / 16]
 
 
 def test_one_run_against_several_is_no_evidence():
@@ -157,6 +173,13 @@ def test_the_best_arm_is_told_first_then_what_is_decided():
 
 def _at(pair, reference):
     return pair[0], reference, pair[1]
+
+
+def test_the_best_arm_is_the_best_on_validation_images_whatever_test_says():
+    runs = [*arm("optim.lr=0.1", errs=BASE, test=0.01), *arm("optim.lr=0.2", errs=LOWER, test=0.5)]
+    arms, _ = group(runs)
+    assert lowest(arms, 0) == 1
+    assert sentences(arms, 0, contrasts(arms, 0))[0].startswith("lr=0.2 has the lowest val/err, 0.1040")
 
 
 def test_a_reference_that_is_best_is_said_to_be():

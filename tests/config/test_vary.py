@@ -67,6 +67,8 @@ def test_what_cannot_be_read_is_refused_with_the_value(over, arms, says):
 def test_the_configs_of_all_arms_are_checked_at_once():
     configs = arm_configs(["configs/digits_mlp.yaml"], ["seed=3"], arms_of(["model.width=8,16"]))
     assert [(config.model.width, config.seed) for config in configs] == [(8, 3), (16, 3)]
+    (own,) = arm_configs(["configs/digits_mlp.yaml"], ["seed=3", "model.width=4"], arms_of(arms=["seed=5"]))
+    assert (own.model.width, own.seed) == (4, 5)  # an arm's own word is the last
     with pytest.raises(Refused) as caught:
         arm_configs(["configs/digits_mlp.yaml"], [], arms_of(["optim.lr=0,-1", "model.init=hee,he_normal"]))
     assert sorted((problem.where, problem.value) for problem in caught.value.problems) == [

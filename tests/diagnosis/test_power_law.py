@@ -428,6 +428,7 @@ def test_a_seed_that_stays_is_not_foretold_though_it_is_inside():
     errs[-1] = errs[-2] = [0.2001, 0.2, 0.21, 0.19, 0.2]
     found = check_held_out(SIZES, errs, 10**6)
     assert found.inside
+    assert not found.passed
     assert found.per_seed == (False,) * 5
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from litmus.diagnosis.suspects import label_suspects, read_label_noise
+from litmus.diagnosis.suspects import KNOWS, MEMORISED, label_suspects, read_label_noise
 
 
 def test_the_threshold_of_a_class_is_its_mean_self_confidence():
@@ -20,6 +20,12 @@ def test_an_image_that_reaches_its_own_threshold_higher_is_not_suspect():
     """Both thresholds are reached; the label's class is the more probable one."""
     chances = np.array([[0.6, 0.4], [0.2, 0.8], [0.7, 0.3], [0.45, 0.55]])  # class 0: 0.4; class 1: 0.425
     assert [one.position for one in label_suspects(chances, [0, 0, 1, 1])] == [1, 2]
+
+
+def test_the_only_image_of_a_class_reaches_its_own_threshold():
+    chances = np.array([[0.5, 0.3, 0.2], [0.6, 0.25, 0.15], [0.7, 0.25, 0.05]])
+    found = label_suspects(chances, [0, 1, 1])  # thresholds 0.5 and 0.25: image 0 reaches both, its own higher
+    assert [one.position for one in found] == [2, 1]
 
 
 def made(noise, seed=0, n=3000, classes=5):
@@ -90,6 +96,8 @@ def test_the_reading_speaks_for_a_share_beyond_chance_alone():
 
 def test_who_knows_too_little_or_too_well_is_no_judge():
     assert reading(mean_probability=0.7).status == "no sign"
+    assert reading(mean_probability=KNOWS).status == "suspects"
+    assert reading(train_err=MEMORISED).status == "memorised"
     assert "knows too little" in reading(mean_probability=0.7).sentence
     by_heart = reading(suspects=0, train_err=0.001, val_suspects=12, num_val=300)
     assert by_heart.status == "memorised"

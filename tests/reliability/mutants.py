@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """``old`` stands exactly once in ``file`` (below ``src/litmus``); with ``new`` in its place ``test`` fails."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-
+from tests.reliability.mutant import Mutant
+from tests.reliability.mutants_experiments import EXPERIMENTS
 
 MUTANTS: list[Mutant] = [
     Mutant(
@@ -1046,3 +1035,5 @@ MUTANTS += [
         "tests/tracking/test_delivery.py::test_a_later_attempt_from_another_directory_is_not_overwritten",
     ),
 ]
+
+MUTANTS += EXPERIMENTS

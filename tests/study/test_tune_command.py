@@ -153,12 +153,13 @@ def test_equal_configs_are_trained_once(tmp_path):
 
 
 def test_several_seeds_a_trial_give_their_mean_and_one_run(tmp_path):
-    path = small.write(tmp_path, n_trials=1, seeds=2)
+    path = small.write(tmp_path, n_trials=1, seeds=2, objective="val/loss")
     assert small.search(path)[0] == 0
     (trial,) = small.trials(path)
     directory = small.run_of(path, 0)
     (other,) = directory.glob("seeds/runs/*/artifacts/result.json")
-    values = [json.loads(p.read_text())["val"]["err"] for p in (directory / "artifacts/result.json", other)]
+    values = [json.loads(p.read_text())["val"]["loss"] for p in (directory / "artifacts/result.json", other)]
+    assert values[0] != values[1]
     assert trial.value == pytest.approx(sum(values) / 2)
     assert len(small.runs(path)) == 2  # the study and its trial
 

@@ -1,5 +1,8 @@
+import json
 import os
 import shutil
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -7,10 +10,13 @@ import numpy as np
 import pytest
 
 from litmus.errors import Refused
+from litmus.jobs.job import Busy, evict, outcome_of
+from litmus.jobs.posts import Post
 from litmus.sweep.cells import Cell, Measure, cell_uid
 from litmus.sweep.engine import NOT_FINITE, data_of, plan, slug
+from litmus.tracking import Run
 from litmus.tracking.delivery import OWNER_LOCK
-from litmus.tracking.spool import Lock
+from litmus.tracking.spool import Lock, Spool
 from tests.sweep import small
 
 NUM_WEIGHTS = Measure("tests.sweep.small:num_weights")
@@ -49,12 +55,14 @@ def test_another_measure_of_a_training_that_is_there_trains_nothing(tmp_path):
 
 
 def test_two_cells_of_one_training_share_it(tmp_path):
-    one = small.config(tmp_path)
-    given = [Cell("a", one, (NUM_WEIGHTS,)), Cell("b", one.model_copy(update={"name": "other"}))]
+    one, twice = small.config(tmp_path), Measure("tests.sweep.small:num_weights", {"scale": 2})
+    given = [Cell("a", one, (NUM_WEIGHTS,)), Cell("b", one.model_copy(update={"name": "other"}), (twice,))]
     done = small.run(small.sweep(tmp_path, given))
     assert done["a"].directory == done["b"].directory
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert done["b"].measured(NUM_WEIGHTS)["num"] > 0
+    assert done["b"].measured(twice)["num"] == 2 * done["a"].measured(NUM_WEIGHTS)["num"] > 0
+    again = small.run(small.sweep(tmp_path, given))
+    assert {name: one.found for name, one in again.items()} == {"a": True, "b": True}
 
 
 def test_a_training_that_diverged_is_an_answer_and_is_not_asked_for_again(tmp_path):
@@ -90,6 +98,7 @@ def test_a_measure_that_raises_fails_its_cell_and_names_the_error(tmp_path):
     done = small.run(small.sweep(tmp_path, small.cells(tmp_path, Measure("tests.sweep.small:raises"), seeds=1)))
     assert done["seed 0"].outcome.reason == "error: ValueError: nothing to measure here"
     assert not done["seed 0"].diverged
+    assert list((done["seed 0"].directory / "checkpoints").glob("last-*"))  # what measures it next may want them
     with pytest.raises(RuntimeError, match=r"seed 0: tests.sweep.small:raises was not measured"):
         done["seed 0"].measured(Measure("tests.sweep.small:raises"))
 
@@ -115,6 +124,7 @@ def test_one_that_another_command_trains_is_left_to_it_and_waited_for(tmp_path):
     lock = Lock(directory / OWNER_LOCK)
     assert lock.acquire()
     made, heard, until = small.sweep(tmp_path, given), [], time.monotonic() + 60
+    assert not any(made.job(one, Post(0)).evicts for (one,) in made.by_uid.values())
     for fresh in made.run(0.1):
         heard += fresh
         if lock is not None and made._begun and not made.running:  # it was tried, and was refused the directory
@@ -123,6 +133,20 @@ def test_one_that_another_command_trains_is_left_to_it_and_waited_for(tmp_path):
             lock = None
         assert time.monotonic() < until
     assert [one.complete for one in heard] == [True]
+
+
+def test_who_trains_a_cell_already_is_not_ended(tmp_path):
+    run = Run.start(home=tmp_path, experiment="x", name="t", send="off")
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        with Spool(run.dir) as spool:
+            spool.set_meta(owner_pid=str(other.pid))
+        with pytest.raises(Busy, match=f"still in use by process {other.pid}"):
+            evict(Path(run.dir), patience_sec=0.0, end=False)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_a_sweep_that_is_stopped_saves_and_goes_on_where_it_was(tmp_path):
@@ -137,6 +161,28 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on_where_it_was(tmp_path):
     assert done.complete
     assert "resume after last-" in (tmp_path / "logs" / "small-seed-0.log").read_text()
     assert not (directory / "checkpoints").exists()  # its weights are an artifact
+
+
+def test_a_training_that_somebody_stops_alone_is_begun_again_and_goes_on(tmp_path):
+    long = small.cells(tmp_path, seeds=1, **{"train.epochs": 400})
+    made, stopped, heard = small.sweep(tmp_path, long), False, []
+    for fresh in made.run(0.1):
+        heard += fresh
+        slot = made._slots[0]
+        if not stopped and slot.directory and list((slot.directory / "checkpoints").glob("last-*")):
+            os.kill(slot.process.pid, signal.SIGTERM)
+            stopped = True
+    assert stopped
+    assert [one.complete for one in heard] == [True]
+    assert "resume after last-" in (tmp_path / "logs" / "small-seed-0.log").read_text()
+
+
+def test_a_result_is_one_when_its_run_has_ended(tmp_path):
+    run = Run.start(home=tmp_path, experiment="x", name="t", send="off")
+    run.log_text(json.dumps({"val": {"err": 0.25}, "epochs": 2, "trained_sec": 1.0}), "result.json")
+    assert outcome_of(Path(run.dir), ("val/err",)) is None
+    run.finish()
+    assert outcome_of(Path(run.dir), ("val/err",)).values == (0.25,)
 
 
 def test_everything_wrong_with_any_cell_is_refused_at_once_with_its_names(tmp_path):
@@ -164,11 +210,40 @@ def test_a_cell_is_named_by_what_decides_its_numbers(tmp_path):
     assert len({uid, cell_uid(one, "others"), *(cell_uid(other, "data") for other in others)}) == 4
 
 
-def test_the_code_that_trains_is_a_part_of_the_name(tmp_path, monkeypatch):
+def test_a_training_that_was_not_watched_is_not_taken_for_one_that_is(tmp_path, monkeypatch):
+    plain, watched = small.config(tmp_path), small.config(tmp_path, watch=["gradients"])
+    before = [cell_uid(one, "data") for one in (plain, watched)]
+    assert before[0] != before[1]
+    monkeypatch.setattr("litmus.sweep.cells.source_of", lambda module: "looks otherwise")
+    after = [cell_uid(one, "data") for one in (plain, watched)]
+    assert after[0] == before[0]
+    assert after[1] not in before
+
+
+def test_the_code_that_trains_and_torchs_version_are_a_part_of_the_name(tmp_path, monkeypatch):
     one = small.config(tmp_path)
     before = cell_uid(one, "data")
-    monkeypatch.setattr("litmus.sweep.cells.training_code", lambda: "changed")
+    with monkeypatch.context() as patched:
+        patched.setattr("litmus.sweep.cells.training_code", lambda: "changed")
+        assert cell_uid(one, "data") != before
+    monkeypatch.setattr("litmus.sweep.cells.version", lambda package: "0.0")
     assert cell_uid(one, "data") != before
+
+
+def test_a_line_or_a_name_that_changes_in_any_source_is_other_training_code(tmp_path, monkeypatch):
+    from litmus.sweep import cells
+
+    monkeypatch.setattr(cells, "__file__", str(tmp_path / "litmus" / "sweep" / "cells.py"))
+    monkeypatch.setattr(cells, "TRAINING_CODE", ("networks", "optim.py"))
+    networks, optim = tmp_path / "litmus" / "networks", tmp_path / "litmus" / "optim.py"
+    networks.mkdir(parents=True)
+    found = []
+    for path, text in [(optim, "a"), (networks / "mlp.py", "b"), (networks / "mlp.py", "c"), (optim, "d")]:
+        path.write_text(text)
+        found.append(cells.training_code.__wrapped__())
+    (networks / "mlp.py").rename(networks / "cnn.py")
+    found.append(cells.training_code.__wrapped__())
+    assert len(set(found)) == 5
 
 
 def test_all_sources_of_training_code_exist():
@@ -178,13 +253,32 @@ def test_all_sources_of_training_code_exist():
     assert all((root / part).exists() for part in TRAINING_CODE)
 
 
-def test_a_measure_is_named_by_function_arguments_and_source():
+def test_whatever_a_training_imports_is_training_code_or_decides_nothing():
+    from litmus.sweep.cells import TRAINING_CODE
+    from tests.test_imports import ALLOWED
+
+    reached, ahead = set(), ["experiment"]
+    while ahead:
+        part = ahead.pop()
+        if part not in reached:
+            reached.add(part)
+            ahead += ALLOWED[part]
+    decides_nothing = {  # it tells, keeps or finds; a config's values are in the name themselves
+        *("advice", "checkpoints", "config", "devices", "diagnosis", "fingerprint", "insight", "paths", "resume"),
+        *("stopping", "tracking"),
+    }
+    assert reached - {part.removesuffix(".py") for part in TRAINING_CODE} == decides_nothing
+
+
+def test_a_measure_is_named_by_function_arguments_and_source(monkeypatch):
     assert Measure("tests.sweep.small:odd").key == Measure("tests.sweep.small:odd").key
     keys = {
         *(Measure("tests.sweep.small:odd").key, Measure("tests.sweep.small:num_weights").key),
         *(Measure("tests.sweep.small:num_weights", {"scale": scale}).key for scale in (1, 2)),
     }
     assert len(keys) == 4
+    monkeypatch.setattr("litmus.sweep.cells.source_of", lambda module: "changed")
+    assert Measure("tests.sweep.small:odd").key not in keys
 
 
 def test_the_data_of_a_config_are_known_before_anything_is_planned(tmp_path):

@@ -42,6 +42,16 @@ def test_the_parent_has_its_cells_below_it_and_is_the_same_run_the_second_time(t
     other, _ = conduct(tmp_path, given, params={"curve.seeds": 3})
     assert again == directory
     assert other != directory
+    assert all("test" not in one.result() for one in done.values())
+
+
+def test_the_same_command_on_other_cells_is_another_run(tmp_path):
+    given, runs = small.cells(tmp_path), []
+    for some in (given, given[:1]):  # as where other images were found
+        with Experiment(kind="curve", name="try", base=given[0].config, typed=["curve"], say=[].append) as made:
+            made.plan(some)
+            runs.append(made.run.dir)
+    assert runs[0] != runs[1]
 
 
 def test_a_cell_that_fails_leaves_the_experiment_failed_and_says_how_to_go_on(tmp_path):

@@ -197,8 +197,14 @@ def monotone(what: str, rows: Sequence[Sequence[float]], *, rising: bool) -> Evi
 
 
 def in_seeds(what: str, held: Sequence[bool], *, needed: int | None = None) -> Evidence:
-    """A condition of each seed holds in all of them, or in ``needed``; contradicted when it holds in none."""
+    """A condition of each seed holds in all of them, or in ``needed``; contradicted when it holds in none.
+
+    Raises:
+        ValueError: without a seed.
+    """
     count, n = sum(map(bool, held)), len(held)
+    if not n:
+        raise ValueError(f"{what}: there are no seeds")
     wanted = n if needed is None else needed
     outcome: Outcome = "supported" if count >= wanted else "contradicted" if count == 0 else "inconclusive"
     return Evidence(what, outcome, f"{count} of {n} seeds" + (f", {wanted} wanted" if wanted < n else ""))

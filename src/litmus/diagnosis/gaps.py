@@ -412,7 +412,7 @@ def _with_seeds(tolerance: float, value: float, interval_with: Callable[[int, in
 
 def held_against(tolerance: float, interval: Interval) -> Status:
     """*High* when the interval lies above the tolerance, *low* when it lies at or below, else *undecided*."""
-    rounding = 1e-9  # 0.16 - 0.14 is not above 0.02
+    rounding = 1e-9  # 0.14 - 0.12 is not above 0.02
     if interval.low > tolerance + rounding:
         return "high"
     return "low" if interval.high <= tolerance + rounding else "undecided"

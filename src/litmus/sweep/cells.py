@@ -17,10 +17,12 @@ from litmus.config import RunConfig, deciding
 from litmus.jobs.job import uid_of
 
 TRAINING_CODE = (
-    *("networks", "data", "callbacks", "optim.py", "classifier.py", "evaluation.py", "experiment.py"),
-    *("ranks.py", "transfer.py", "weights.py"),
+    *("networks", "data", "callbacks", "criteria.py", "optim.py", "classifier.py", "evaluation.py", "experiment.py"),
+    *("ranks.py", "strategy.py", "transfer.py", "weights.py"),
 )
 """Sources that decide what a training comes to: where one changes, nothing that was trained before is reused."""
+WATCHING = "litmus.diagnosis.gradient_flow"
+"""What ``watch`` looks with."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,13 @@ class Cell:
 
 
 def cell_uid(config: RunConfig, data_digest: str) -> str:
-    """Of the run that trains ``config`` on these images with this code: whoever computes it finds the same."""
+    """Of the run that trains ``config`` on these images with this code: whoever computes it finds the same.
+
+    What is watched changes no number of a training, but is kept with it: one that was not watched does not do.
+    """
     plain = json.dumps(deciding(config), sort_keys=True, default=str)
-    return uid_of("cell", plain, data_digest, training_code(), version("torch"))
+    looks = [*config.watch, source_of(WATCHING)] if config.watch else []
+    return uid_of("cell", plain, data_digest, training_code(), version("torch"), *looks)
 
 
 @cache

@@ -417,7 +417,9 @@ class Sweep:
     def _ended(self, planned: Planned, outcome: Outcome, directory: Path | None) -> list[Done]:
         """What is known now; nothing where it is to be tried again."""
         if outcome.state == "STOPPED":
-            return []
+            if self._leaving_since is not None:
+                return []
+            outcome = Outcome("FAIL", reason=f"{LOST}: {outcome.reason}")  # by somebody else: it goes on
         if outcome.state == "FAIL" and outcome.reason.startswith(LOST):
             if "still in use" in outcome.reason:  # another command trains it
                 self._begun[planned.uid] -= 1
