@@ -83,3 +83,7 @@ def raises(look):
 
 def odd(look):
     return {"nan": float("nan"), "array": np.arange(3), "words": ["a", "b"], "none": None}
+
+
+def steps_of_checkpoints(look):
+    return {"steps": [path.name for path in sorted((look.directory / "checkpoints").glob("last-*"))]}

@@ -201,6 +201,27 @@ def test_everything_wrong_with_any_cell_is_refused_at_once_with_its_names(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_is_measured_of_checkpoints_is_trained_again_where_they_are_gone(tmp_path):
+    measure = Measure("tests.sweep.small:steps_of_checkpoints", of_checkpoints=True)
+    without = small.run(small.sweep(tmp_path, small.cells(tmp_path, seeds=1)))["seed 0"]
+    done = small.run(small.sweep(tmp_path, small.cells(tmp_path, measure, seeds=1)))["seed 0"]
+    assert without.complete
+    assert not done.found
+    assert done.measured(measure)["steps"]
+    assert small.run(small.sweep(tmp_path, small.cells(tmp_path, measure, seeds=1)))["seed 0"].found
+
+
+def test_the_code_that_reads_checkpoints_is_a_part_of_the_name(tmp_path, monkeypatch):
+    one, plain = small.config(tmp_path), Measure("tests.sweep.small:odd")
+    of_them = Measure("tests.sweep.small:odd", of_checkpoints=True)
+    assert cell_uid(one, "data", [plain]) == cell_uid(one, "data")
+    before = cell_uid(one, "data", [of_them])
+    assert before != cell_uid(one, "data")
+    assert before == cell_uid(one, "data", [plain, of_them, of_them])
+    monkeypatch.setattr("litmus.sweep.cells.source_of", lambda module: "reads otherwise")
+    assert cell_uid(one, "data", [of_them]) != before
+
+
 def test_a_cell_is_named_by_what_decides_its_numbers(tmp_path):
     one = small.config(tmp_path)
     uid = cell_uid(one, "data")

@@ -15,7 +15,7 @@ from litmus.config import Numbers, Section
 from litmus.sweep.cells import Cell, Measure
 from litmus.sweep.engine import Done
 
-ENDS = Measure("litmus.claims.measure_splits:both_ends", {"split": "test"})
+ENDS = Measure("litmus.claims.measure_splits:both_ends", {"split": "test"}, of_checkpoints=True)
 CURVES = ("train/loss", "val/loss", "val/err")
 PRECHELT: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("gl", {"alpha": alpha}) for alpha in (1.0, 2.0, 3.0, 5.0, 10.0)),

@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -30,10 +30,15 @@ class Measure:
     """Something to be measured of a trained network: ``module:function``, called with a ``Look`` and ``args``.
 
     It returns plain values and numpy arrays by name, which are kept in the run directory.
+
+    Attributes:
+        of_checkpoints: it reads checkpoints, which are cleared once a cell is done. What was trained without it, or
+            for other code of it, cannot be measured any more and is trained again.
     """
 
     function: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    of_checkpoints: bool = False
 
     @property
     def key(self) -> str:
@@ -61,13 +66,14 @@ class Cell:
     measures: tuple[Measure, ...] = ()
 
 
-def cell_uid(config: RunConfig, data_digest: str) -> str:
+def cell_uid(config: RunConfig, data_digest: str, measures: Sequence[Measure] = ()) -> str:
     """Of the run that trains ``config`` on these images with this code: whoever computes it finds the same.
 
     What is watched changes no number of a training, but is kept with it: one that was not watched does not do.
     """
     plain = json.dumps(deciding(config), sort_keys=True, default=str)
     looks = [*config.watch, source_of(WATCHING)] if config.watch else []
+    looks += sorted({measure.key for measure in measures if measure.of_checkpoints})
     return uid_of("cell", plain, data_digest, training_code(), version("torch"), *looks)
 
 

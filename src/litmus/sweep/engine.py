@@ -110,7 +110,7 @@ def plan(cells: Sequence[Cell], *, source: str = "config") -> list[Planned]:
             named.setdefault(str(problem), (problem, []))[1].append(cells[at].name)
         raise Refused([_with_names(problem, names, len(cells)) for problem, names in named.values()], source=source)
     return [
-        Planned(Cell(cell.name, config, cell.measures), cell_uid(config, digest), digest)
+        Planned(Cell(cell.name, config, cell.measures), cell_uid(config, digest, cell.measures), digest)
         for cell, config, digest in zip(cells, resolved, digests, strict=True)
     ]
 
