@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made import NAN, SEEDS, Finished, around, is_drawn, losses, made_claim, name, outcomes
 
-from litmus.claims.regularisation import best_of, label
+from litmus.claims.regularisation import best_elsewhere, best_of, label
 from litmus.errors import Refused
 
 LAMBDAS = [0, 1, 10, 100, 1000]
@@ -51,6 +51,17 @@ def test_l2_does_not_hold_where_a_training_diverged():
 
 def test_the_best_lambda_is_never_that_without_decay():
     assert best_of([[0.1, 0.1], [0.5, 0.5], [0.4, 0.4]]) == 2
+
+
+def test_a_seed_has_no_say_in_the_lambda_that_it_judges():
+    losses = [[0.5] * 5, [0.4] * 5, [0.1, 0.45, 0.45, 0.45, 0.45]]  # the last is best on average, by one seed's luck
+    assert best_of(losses) == 2
+    assert best_elsewhere(losses) == [1, 2, 2, 2, 2]
+    claim, table = l2_table()
+    table["lambdas"], table["val_loss"] = [0, 1, 10], losses
+    (said,) = [one for one in claim.judge(table) if one.what.startswith("val/loss at")]
+    assert said.what == "val/loss at the lambda that is best on the other seeds, 1, 10, below that at 0"
+    assert said.found.startswith("difference 0.06 ")
 
 
 def test_the_figure_of_l2_says_the_tables_numbers(tmp_path, monkeypatch):
