@@ -128,12 +128,13 @@ class TransferFar(Transfer):
         if "photos" in table:
             named = {"from scratch": table["photos"][PHOTOS[0]], "ImageNet": table["photos"][PHOTOS[1]]}
             panels.append(Panel(named, "validation error rate", title=f"Photos, {table['labels'][-1]} labels"))
-        told = ", ".join(f"{short_mean(rows[-1])} {arm}" for arm, rows in table["val_err"].items())
+        scratch, *others = (short_mean(rows[-1]) for rows in table["val_err"].values())
         config = self.base
         return draw(
             panels,
             path,
-            title=f"{table['labels'][-1]} labels: error {told}",
+            title=f"Error at {table['labels'][-1]:,} labels: {scratch} from scratch, "
+            f"{' and '.join(others)} on ImageNet's features",
             subtitle=f"{self.settings.backbone}, frozen, and {config.model.name} from scratch; {config.train.length} "
             f"{config.train.unit} of {config.data.batch_size} images, rates from pilots; bands: 95%",
             width=5.0,
