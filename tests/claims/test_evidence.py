@@ -45,6 +45,8 @@ def test_without_a_condition_there_is_no_outcome():
 def test_the_p_of_a_claim_is_the_largest_of_its_tests():
     assert p_of([piece("supported", 0.01), piece("supported", 0.03), piece(None, 0.9), piece("supported")]) == 0.03
     assert p_of([piece("supported")]) is None
+    assert p_of([piece("supported", 0.01), piece("inconclusive")]) is None  # what did not hold has none
+    assert p_of([piece("inconclusive", 0.2), piece("supported")]) == 0.2
 
 
 @pytest.mark.parametrize(

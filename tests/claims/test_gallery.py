@@ -58,6 +58,7 @@ def test_the_gallery_shows_the_newest_finished_run_of_each_claim(tmp_path, litmu
     assert "2 claims: 1 supported, 1 contradicted, 0 inconclusive." in page
     assert "| [l2_shrinks](#l2_shrinks) | **contradicted** | 0.0312 | 0.0312 |" in page
     assert "| [vanishing](#vanishing) | supported |  |  |" in page
+    assert "**Contradicted**. Condition: " in page
     assert "![l2_shrinks: contradicted](claims/l2_shrinks.png)" in page
     assert (tmp_path / "docs" / "claims" / "l2_shrinks.png").read_bytes() == b"picture of contradicted"
     held = json.loads((tmp_path / "docs" / "claims" / "l2_shrinks.json").read_text())

@@ -56,9 +56,14 @@ def conclude(evidence: Sequence[Evidence]) -> Outcome:
 
 
 def p_of(evidence: Sequence[Evidence]) -> float | None:
-    """Of a claim, which holds only if all of its conditions do: the largest of theirs. None if none is a test."""
-    chances = [one.p for one in evidence if one.outcome is not None and one.p is not None]
-    return max(chances, default=None)
+    """Of a claim, which holds only if all of its conditions do: the largest of theirs.
+
+    None if none is a test, and where a condition that is none did not hold: no p speaks for the claim then.
+    """
+    judged = [one for one in evidence if one.outcome is not None]
+    if any(one.p is None and one.outcome != "supported" for one in judged):
+        return None
+    return max((one.p for one in judged if one.p is not None), default=None)
 
 
 def ordering(what: str, lower: Sequence[float], higher: Sequence[float], *, margin: float = 0.0) -> Evidence:

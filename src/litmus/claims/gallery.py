@@ -99,7 +99,8 @@ def page_of(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 def section_of(name: str, record: Mapping[str, Any]) -> list[str]:
     """One claim."""
-    run = record["run"]
+    run, outcome = record["run"], record["outcome"]
+    mark = MARKS[outcome].replace(outcome, outcome.capitalize())
     trained = f"{record['trainings']} trainings, {record['seeds']} seeds" if record["trainings"] else "no training"
     published = [f"- published: {what}, {value:g}" for what, value in record["published"].items()]
     return [
@@ -108,9 +109,9 @@ def section_of(name: str, record: Mapping[str, Any]) -> list[str]:
         "",
         f"*{record['says']}*",
         "",
-        f"{MARKS[record['outcome']].capitalize()}. Condition: {record['condition']}",
+        f"{mark}. Condition: {record['condition']}",
         "",
-        f"![{name}: {record['outcome']}]({FOLDER}/{name}.png)",
+        f"![{name}: {outcome}]({FOLDER}/{name}.png)",
         "",
         *(f"- {piece_of(piece)}" for piece in record["evidence"]),
         *published,
