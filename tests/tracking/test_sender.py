@@ -263,6 +263,7 @@ def test_a_killed_process_leaves_a_killed_run_with_every_point_that_was_flushed(
 FINISHED = """
 import os, signal, sys
 from litmus.tracking import Run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in a shell's background has it ignored
 try:
     with Run.start(home={home!r}, experiment="litmus/digits", name="interrupted") as run:
         {busy}  # while the sender imports MLflow
