@@ -1,11 +1,17 @@
 """Every claim file of configs/claims is run by a class, in both of its forms."""
 
+import json
+from pathlib import Path
+
 import pytest
 from made import made_claim
 
 from litmus.claims.registry import CLAIMS
 from litmus.config.claim import load_claim, names
+from litmus.diagnosis import style
 from litmus.errors import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ONE_BUDGET = ("augmentation", "bn_times_decay", "dropout_gap", "early_stopping", "l1_sparsifies", "l2_shrinks")
 FORMS = [(name, full) for name in names() for full in (False, True) if not full or load_claim(name).full is not None]
@@ -46,3 +52,28 @@ def test_arms_of_one_budget_share_images_batches_and_length(name, full):
 def test_a_wrong_setting_is_refused_by_its_key(name):
     with pytest.raises(Refused, match=r"settings\.nonsense"):
         made_claim(name, "settings.nonsense=1")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_figure_of_a_record_has_its_whole_title(name, tmp_path, monkeypatch):
+    record = json.loads((ROOT / f"docs/claims/{name}.json").read_text())
+    titles, write_title = [], style.write_title
+
+    def watched(figure, title, *rest):
+        shown = style.fitted(title, figure.get_size_inches()[0] - 0.4, 12, bold=True)
+        titles.append((title, shown))
+        write_title(figure, title, *rest)
+
+    monkeypatch.setattr(style, "write_title", watched)
+    made_claim(name).draw(finite(record["table"]), tmp_path / "figure.png")
+    assert titles
+    assert [title for title, shown in titles if shown != title] == []
+
+
+def finite(value):
+    """A record's table as it was: JSON has no NaN, so those are texts in it."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
