@@ -133,8 +133,7 @@ class TransferFar(Transfer):
         return draw(
             panels,
             path,
-            title=f"Error at {table['labels'][-1]:,} labels: {scratch} from scratch, "
-            f"{' and '.join(others)} on ImageNet's features",
+            title=f"{table['labels'][-1]:,} labels: error {scratch} from scratch, {' and '.join(others)} on ImageNet",
             subtitle=f"{self.settings.backbone}, frozen, and {config.model.name} from scratch; {config.train.length} "
             f"{config.train.unit} of {config.data.batch_size} images, rates from pilots; bands: 95%",
             width=5.0,
