@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from litmus.errors import nearest
 
 
-class Criterion:
+class Criterion(ABC):
     """Numbers in, a reason to stop out. All that changes is in ``state``: plain JSON values."""
 
     def __init__(self, **state: Any):
@@ -31,8 +32,9 @@ class Criterion:
             return f"the monitored value is {val_loss}"
         return self._judge(train_loss, val_loss)
 
+    @abstractmethod
     def _judge(self, train_loss: float | None, val_loss: float) -> str | None:
-        raise NotImplementedError
+        """``update`` of a finite value."""
 
     def state_dict(self) -> dict[str, Any]:
         return copy.deepcopy(self.state)

@@ -96,11 +96,7 @@ class L2Shrinks(OverLambda):
                     {name: (course["at"], course["density"]) for name, course in outlines.items()},
                     "density of the weights, seed 0", "weight", log_y=True,
                 ),
-                Panel(
-                    {"val": by_seed(table["val_loss"]), "train": by_seed(table["train_loss"])},
-                    "loss (nats)", X_NAME, x, log_x=True,
-                ),
-                Panel({"val": by_seed(table["val_err"])}, "error rate", X_NAME, x, log_x=True),
+                *loss_and_error(table, x, X_NAME),
             ],
             path,
             title=f"lambda 0 to {x[-1]:g}: norm {number(norms[0])} to {number(norms[-1])}; val loss "
@@ -156,11 +152,7 @@ class L1Sparsifies(OverLambda):
             [
                 Panel({"weights": by_seed(table["zeros"])}, "part of weights exactly 0", name, x, log_x=True),
                 Panel({"||W||": by_seed(table["norm"])}, "norm of the weights", name, x, log_x=True),
-                Panel(
-                    {"val": by_seed(table["val_loss"]), "train": by_seed(table["train_loss"])},
-                    "loss (nats)", name, x, log_x=True,
-                ),
-                Panel({"val": by_seed(table["val_err"])}, "error rate", name, x, log_x=True),
+                *loss_and_error(table, x, name),
             ],
             path,
             title=f"Exact zeros: {zeros[0]:.0%} at lambda_1 = 0, {zeros[best]:.0%} at {x[best]:g}, where val loss is "
@@ -190,6 +182,13 @@ def best_of(losses: list[list[float]]) -> int:
     means = means_of(losses)
     finite = [at for at in range(1, len(means)) if math.isfinite(means[at])]
     return min(finite, key=lambda at: means[at]) if finite else 1
+
+
+def loss_and_error(table: Table, x: list[float], x_name: str) -> tuple[Panel, Panel]:
+    """Both over the sweep."""
+    losses = {"val": by_seed(table["val_loss"]), "train": by_seed(table["train_loss"])}
+    errors = {"val": by_seed(table["val_err"])}
+    return Panel(losses, "loss (nats)", x_name, x, log_x=True), Panel(errors, "error rate", x_name, x, log_x=True)
 
 
 def best_elsewhere(losses: list[list[float]]) -> list[int]:
